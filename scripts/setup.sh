@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Sets up .venv from the pinned lists: scripts/setup.sh [auto|cpu|gpu]. A second call with the same lists is instant.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=${VENV:-.venv}
+lists=scripts/requirements
+python=${PYTHON:-python3}
+
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+check_machine() {
+    [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || fail "Veraicon runs on Linux x86-64; this is $(uname -s) $(uname -m)."
+    command -v "$python" >/dev/null || fail "$python is missing. Debian/Ubuntu: apt install python3 python3-venv make"
+    "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' \
+        || fail "Python 3.11 to 3.14 is needed; $python is $("$python" -V 2>&1). Set PYTHON=/path/to/python3.11 and run again."
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || fail "python3-venv is missing. Debian/Ubuntu: apt install python3-venv"
+}
+
+# $1: what to install. The lists with CUDA libraries need about 8 GB, the CPU list about 2 GB.
+check_disk() {
+    local need_mb=2500 free_mb
+    [ "$1" = cpu ] || need_mb=9000
+    free_mb=$(df -Pm . | awk 'NR==2 {print $4}')
+    [ "$free_mb" -ge "$need_mb" ] || fail "$need_mb MB of disk are needed in $PWD, $free_mb MB are free. Make room and run again."
+}
+
+# uv does not read pip's configuration: hand it pip's folder of local wheels, if there is one.
+local_wheels() {
+    if [ -n "${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}" ]; then
+        printf '%s' "${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}"
+    else
+        "$venv/bin/python" -m pip config get global.find-links 2>/dev/null || true
+    fi
+}
+
+# A local CPU-only torch file is taken with the list without CUDA; the registry's torch needs its CUDA libraries even on a CPU.
+choose_list() {
+    case "$1" in
+        gpu) echo gpu ;;
+        cpu) if "$uv" pip install --dry-run --no-deps --target "$venv/.probe" torch==2.13.0 2>&1 | grep -q 'torch==2.13.0+cpu'; then echo cpu; else echo cpu-cuda-torch; fi ;;
+        auto) if [ $has_gpu = gpu ]; then echo gpu; else choose_list cpu; fi ;;
+        *) fail "unknown kind '$1'; use auto, cpu or gpu" ;;
+    esac
+}
+
+check_machine
+kind=${1:-auto}
+stamp="$venv/.setup-stamp"
+if nvidia-smi -L >/dev/null 2>&1; then has_gpu=gpu; else has_gpu=no-gpu; fi
+want="$(cat "$lists"/*.txt pyproject.toml scripts/setup.sh | sha256sum | cut -d' ' -f1) $kind $has_gpu"
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then exit 0; fi
+
+rm -f "$stamp"
+[ -x "$venv/bin/python" ] || { echo "setup: making $venv"; "$python" -m venv "$venv"; }
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 || fail "$venv is broken. Delete it and run again: rm -rf $venv"
+uv="$venv/bin/uv"
+[ -x "$uv" ] || "$venv/bin/python" -m pip install -q --disable-pip-version-check 'uv>=0.9' 2> >(grep -v 'is ignored' >&2)
+export UV_FIND_LINKS VIRTUAL_ENV="$PWD/$venv"
+case "$venv" in /*) VIRTUAL_ENV="$venv" ;; esac
+UV_FIND_LINKS=$(local_wheels)
+
+list=$(choose_list "$kind")
+check_disk "$list"
+echo "setup: installing $lists/$list.txt and dev.txt (complete pinned lists, no resolving)"
+"$uv" pip install --no-deps -r "$lists/$list.txt" -r "$lists/dev.txt"
+"$uv" pip install -q --no-deps --no-build-isolation -e .
+echo "setup: checking that what was installed loads"
+"$venv/bin/python" scripts/check_imports.py "$list"
+echo "$want" > "$stamp"
+echo "setup: done ($list)"
