@@ -1,0 +1,1 @@
+"""Faces in a photo: box, five keypoints, ArcFace embedding, aligned crop."""

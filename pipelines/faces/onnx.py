@@ -1,0 +1,67 @@
+"""ONNX files opened through insightface on exactly the device that was asked for."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import onnxruntime
+from insightface.model_zoo import SCRFD, ArcFaceONNX, get_model
+
+from pipelines.errors import LoadError
+
+Model = TypeVar("Model", SCRFD, ArcFaceONNX)
+
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+FRESH_INSTALL = "delete .venv and run scripts/setup.sh gpu, which installs onnxruntime-gpu[cuda,cudnn]"
+
+
+def open_model(path: Path, kind: type[Model], device: str) -> Model:
+    """Open one ONNX file as insightface's `kind`, never downloading.
+
+    Args:
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+
+    Raises:
+        LoadError: the file is missing, is no ONNX model of that kind, or `device` cannot be had.
+    """
+    require_file(path)
+    provider = provider_of(device)
+    options = {"device_id": device.partition(":")[2] or "0"} if provider == CUDA else {}
+    try:
+        model = get_model(str(path), providers=[provider], provider_options=[options])
+    except Exception as error:  # onnxruntime raises a dozen unrelated types for a file that it cannot read
+        raise LoadError(f"{path} cannot be opened as an ONNX model; download it again. onnxruntime: {error}") from error
+    if not isinstance(model, kind):
+        raise LoadError(f"{path} is not a {kind.__name__} model: its inputs and outputs differ. Download it again.")
+    require_provider(path, model.session, provider)
+    return model
+
+
+def require_file(path: Path) -> None:
+    """Raises LoadError naming `path` when it is not there, and where it hides when a zip nested its own folder."""
+    if path.is_file():
+        return
+    nested = path.parent / path.parent.name / path.name
+    hint = f"; it lies one folder too deep, in {nested.parent}: move it up" if nested.is_file() else ""
+    raise LoadError(f"{path} is missing{hint}. `veraicon weights list` names every file and where it goes.")
+
+
+def provider_of(device: str) -> str:
+    """onnxruntime's name for `device`. Raises LoadError when it is unknown or this onnxruntime was built without it."""
+    if device == "cpu":
+        return CPU
+    if device.partition(":")[0] != "cuda":
+        raise LoadError(f"device {device} is unknown to the face models: use cpu, cuda or cuda:N")
+    if CUDA not in onnxruntime.get_available_providers():
+        raise LoadError(f"device {device} was asked for, but this onnxruntime runs on CPUs only: {FRESH_INSTALL}")
+    onnxruntime.preload_dlls()  # torch alone does not bring libcurand (dependencies.md §0.4)
+    return CUDA
+
+
+def require_provider(path: Path, session: Any, provider: str) -> None:
+    """Raises LoadError when an onnxruntime session silently fell back to another provider (dependencies.md §0.5)."""
+    if (active := session.get_providers()[0]) != provider:
+        raise LoadError(
+            f"{path.name} was to run on {provider}, but onnxruntime chose {active}: its CUDA libraries or the NVIDIA "
+            f"driver did not load (`nvidia-smi` must work); {FRESH_INSTALL}"
+        )

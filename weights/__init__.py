@@ -1,0 +1,1 @@
+"""Which bytes, where from, are they right, under which licence. Imports no torch."""
