@@ -1,0 +1,1 @@
+"""The models: what is computed. Knows no HTTP, no queue, no download, no environment."""

@@ -1,0 +1,1 @@
+"""PuLID's own networks, built from the shapes in their checkpoints, with upstream key names."""

@@ -1,0 +1,298 @@
+"""PuLIDPipeline: portraits that keep the person, on SDXL-Lightning (arXiv:2404.16022; upstream v1)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Self
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from pipelines.endpoint import OnStep
+from pipelines.errors import FaceNotFound
+from pipelines.faces.analysis import FaceAnalysis, load_faces
+from pipelines.profile import Profile
+from pipelines.pulid.endpoint import PuLIDRequest
+from pipelines.pulid.identity import encode_photos, merge_photos
+from pipelines.pulid.nets.bisenet import BiSeNet
+from pipelines.pulid.nets.eva import EVAVisionTower
+from pipelines.pulid.nets.id_encoder import IDEncoder
+from pipelines.pulid.prepared import PuLIDPrepared, shrink, stack_halves
+from pipelines.sdxl.attention import (
+    EXTREME_STYLE,
+    FIDELITY,
+    Context,
+    Identity,
+    IdentityLayers,
+    IdentityMode,
+    install_attention,
+    text_keys_values,
+)
+from pipelines.sdxl.decode import deal, decode, deliver
+from pipelines.sdxl.denoise import Step, denoise, draw_noise, guide, resolve_seed, time_ids
+from pipelines.sdxl.load import load_parts, load_state, load_unet, part, place, resolve_device
+from pipelines.sdxl.samplers import dpm_table
+from pipelines.sdxl.text import Prompt, encode_texts
+
+MODES: dict[str, IdentityMode] = {
+    "fidelity": FIDELITY,
+    "extreme style": EXTREME_STYLE,
+    "extremely style": EXTREME_STYLE,  # upstream's spelling; the API knows fal's only
+}
+
+KEY_VALUE = ("id_to_k", "id_to_v")
+"""The checkpoint's names of the identity projections."""
+
+
+class PuLIDPipeline(DiffusionPipeline):
+    """SDXL-Lightning whose cross attentions also attend to identity tokens.
+
+    Every network is a registered component; the face analyser is not. `load` is the one way to make it.
+    """
+
+    unconditional_identity: Tensor
+    """Tokens (1, 10, width) of no person, computed once at load."""
+
+    def __init__(  # noqa: PLR0913  diffusers reads the components from this signature
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        text_encoder_2: CLIPTextModelWithProjection,
+        tokenizer: CLIPTokenizer,
+        tokenizer_2: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        identity_layers: IdentityLayers,
+        id_encoder: IDEncoder,
+        eva: EVAVisionTower,
+        face_parser: BiSeNet,
+        scheduler: DPMSolverMultistepScheduler,
+        faces: FaceAnalysis | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            text_encoder_2=text_encoder_2,
+            tokenizer=tokenizer,
+            tokenizer_2=tokenizer_2,
+            unet=unet,
+            identity_layers=identity_layers,
+            id_encoder=id_encoder,
+            eva=eva,
+            face_parser=face_parser,
+            scheduler=scheduler,
+        )
+        self.faces = faces
+        with torch.inference_mode():
+            self.unconditional_identity = id_encoder.unconditional()
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        profile: Profile,
+        *,
+        faces: FaceAnalysis | None = None,
+        final_sigmas_type: Literal["sigma_min", "zero"] = "sigma_min",
+    ) -> Self:
+        """Read the checkpoints below `folder` (layout: weights/tiny/pulid). Raises LoadError naming a file.
+
+        Args:
+            faces: the face analyser; None loads the real one from the folder beside.
+            final_sigmas_type: ``sigma_min`` stops where upstream's diffusers 0.25 stops, ``zero`` removes the residual
+                noise that this leaves (pulid.md §0.2).
+        """
+        device, base = resolve_device(profile), folder / "sdxl_base"
+        faces = faces or load_faces(folder.parent / "antelopev2", profile)
+        parts = load_parts(base, profile)
+        unet = load_unet(base / "unet", profile, folder / "sdxl_lightning" / "sdxl_lightning_4step_unet.safetensors")
+        install_attention(unet)
+        pulid, pulid_file = load_state(folder / "pulid" / "pulid_v1")
+        eva, eva_file = load_state(folder / "eva_clip" / "EVA02_CLIP_L_336_psz14_s6B")
+        parser, parser_file = load_state(folder / "facexlib" / "parsing_bisenet")
+        scheduler: Any = DPMSolverMultistepScheduler.load_config(base / "scheduler")
+        sampler: Any = DPMSolverMultistepScheduler.from_config(
+            scheduler, timestep_spacing="trailing", final_sigmas_type=final_sigmas_type
+        )
+        layers = IdentityLayers.from_state(part(pulid, "id_adapter_attn_layers"), unet, KEY_VALUE, pulid_file)
+        return cls(
+            vae=parts.vae,
+            text_encoder=parts.text_encoder,
+            text_encoder_2=parts.text_encoder_2,
+            tokenizer=parts.tokenizer,
+            tokenizer_2=parts.tokenizer_2,
+            unet=place(unet, device),
+            identity_layers=place(layers, device),
+            id_encoder=place(IDEncoder.from_state(part(pulid, "id_adapter"), pulid_file), device),
+            eva=place(EVAVisionTower.from_state(eva, eva_file), device),
+            face_parser=place(BiSeNet.from_state(parser, parser_file), device),
+            scheduler=sampler,
+            faces=faces,
+        )
+
+    def prepare(self, request: PuLIDRequest, images: Sequence[Image.Image]) -> PuLIDPrepared:
+        """Find and align the largest face of every photo, in order.
+
+        Raises:
+            FaceNotFound: naming the photo's index.
+        """
+        found = [self.find_face(image, index) for index, image in enumerate(images)]
+        crops, embeddings = zip(*found, strict=True) if found else ((), ())
+        return PuLIDPrepared(request, resolve_seed(request.seed), crops, embeddings)
+
+    def find_face(self, image: Image.Image, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Aligned crop and raw embedding of one photo's largest face."""
+        assert self.faces is not None
+        photo = shrink(image)
+        face = self.faces.largest(photo)
+        if face is None:
+            raise FaceNotFound(("reference_images", index, "image_url"))
+        return self.faces.crop(photo, face), face.embedding
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prepared: Sequence[PuLIDPrepared],
+        on_step: OnStep,
+        output_type: Literal["uint8", "raw"] = "uint8",
+    ) -> list[list[Any]]:
+        """The pictures of requests with one batch key, as one batch; each equals what it would be alone.
+
+        Returns:
+            per request a list of Picture, or of Raw.
+        """
+        identity = self.encode_identity(prepared)
+        prompt = self.encode_prompt(prepared)
+        latents = self.draw_latents(prepared)
+        latents = denoise(
+            self.make_step(prepared, prompt, identity, latents),
+            latents,
+            prepared[0].request.num_inference_steps,
+            on_step,
+        )
+        seeds = [p.seed for p in prepared for _ in range(p.request.num_images)]
+        pictures = deliver(latents, decode(self.vae, latents), seeds, output_type)
+        return deal(pictures, [p.request.num_images for p in prepared])
+
+    def encode_identity(self, prepared: Sequence[PuLIDPrepared]) -> Identity | None:
+        """Keys and values of the identity for every picture of the batch, (unconditional, conditional) when guided."""
+        if not prepared[0].has_identity:
+            return None
+        crops = [crop for p in prepared for crop in p.crops]
+        embeddings = [embedding for p in prepared for embedding in p.embeddings]
+        photos = encode_photos((self.face_parser, self.eva, self.id_encoder), crops, embeddings)
+        photos = photos.split([len(p.crops) for p in prepared])
+        conditional = [merge_photos(tokens, p.request.id_mix) for p, tokens in zip(prepared, photos, strict=True)]
+        unconditional = [
+            merge_photos(self.unconditional_identity.expand(len(p.crops), -1, -1), p.request.id_mix) for p in prepared
+        ]
+        tokens = stack_halves(prepared, unconditional, conditional)
+        scales = torch.tensor([p.request.id_scale for p in prepared], dtype=self.unet.dtype, device=tokens.device)
+        mode = MODES[prepared[0].request.mode]
+        scale = stack_halves(prepared, list(scales), list(scales)).view(-1, 1, 1, 1)
+        return Identity(self.identity_layers(tokens, mode.pads), scale, mode)
+
+    def encode_prompt(self, prepared: Sequence[PuLIDPrepared]) -> Prompt:
+        """Both encoders on all texts of the batch at once: tokens (B, 77, 2048), pooled (B, 1280)."""
+        texts = [p.request.negative_prompt for p in prepared] + [p.request.prompt for p in prepared]
+        encoders = (self.text_encoder, self.text_encoder_2)
+        both = encode_texts((self.tokenizer, self.tokenizer_2), encoders, texts)
+        tokens, pooled = (list(x) for x in (both.tokens, both.pooled))
+        n = len(prepared)
+        return Prompt(
+            stack_halves(prepared, tokens[:n], tokens[n:]),
+            stack_halves(prepared, pooled[:n], pooled[n:]),
+        )
+
+    def draw_latents(self, prepared: Sequence[PuLIDPrepared]) -> Tensor:
+        """Initial noise of every picture: picture i of a request is the i-th draw of that request's generator."""
+        noise = []
+        for p in prepared:
+            generator = torch.Generator().manual_seed(p.seed)
+            noise.append(draw_noise((4, p.request.height // 8, p.request.width // 8), generator, p.request.num_images))
+        return torch.cat(noise).to(self.unet.device)
+
+    def make_step(
+        self, prepared: Sequence[PuLIDPrepared], prompt: Prompt, identity: Identity | None, latents: Tensor
+    ) -> Step:
+        """Project and place everything constant, then return the step: static shapes, no device sync."""
+        request, guided = prepared[0].request, prepared[0].guided
+        unet, dtype = self.unet, self.unet.dtype
+        table = dpm_table(self.scheduler, request.num_inference_steps, latents.device)
+        context = Context(text_keys_values(unet, prompt.tokens), identity)
+        sizes = time_ids(request.width, request.height, len(prompt.pooled), prompt.pooled)
+        added = {"text_embeds": prompt.pooled, "time_ids": sizes}
+        scales = [p.request.guidance_scale for p in prepared for _ in range(p.request.num_images)]
+        guidance = latents.new_tensor(scales).view(-1, 1, 1, 1) if guided else None
+        previous = torch.zeros_like(latents)
+
+        def step(latents: Tensor, i: int) -> Tensor:
+            nonlocal previous
+            x = latents.to(dtype)
+            noise = unet(
+                torch.cat([x, x]) if guided else x,
+                table.timesteps[i],
+                encoder_hidden_states=context,  # pyright: ignore[reportArgumentType]
+                added_cond_kwargs=added,
+                return_dict=False,
+            )[0]
+            latents, previous = table.step(latents, guide(noise, guidance), i, previous)
+            return latents
+
+        return step
+
+    def __call__(  # noqa: PLR0913  diffusers' argument names
+        self,
+        prompt: str,
+        image: Image.Image | Sequence[Image.Image] = (),
+        negative_prompt: str | None = None,
+        height: int = 1024,
+        width: int = 768,
+        num_inference_steps: int = 4,
+        guidance_scale: float = 1.2,
+        num_images_per_prompt: int = 1,
+        seed: int | None = None,
+        id_scale: float = 0.8,
+        mode: Literal["fidelity", "extreme style"] = "fidelity",
+        id_mix: bool = False,
+        output_type: Literal["pil", "latent"] = "pil",
+        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], Any] | None = None,
+    ) -> list[Image.Image] | list[Tensor]:
+        """Prepare and generate in one call, for notebooks; `image` is one or several photos of the person."""
+        request = PuLIDRequest(
+            prompt=prompt,
+            num_images=num_images_per_prompt,
+            guidance_scale=guidance_scale,
+            num_inference_steps=num_inference_steps,
+            seed=seed,
+            width=width,
+            height=height,
+            id_scale=id_scale,
+            mode=mode,
+            id_mix=id_mix,
+        )
+        if negative_prompt is not None:
+            request = replace(request, negative_prompt=negative_prompt)
+        images = [image] if isinstance(image, Image.Image) else list(image)
+
+        def on_step(step: int, total: int) -> bool:
+            if callback_on_step_end:
+                callback_on_step_end(self, step - 1, total, {})
+            return False
+
+        prepared = [self.prepare(request, images)]
+        if output_type == "latent":
+            return [raw.latents for raw in self.generate(prepared, on_step, "raw")[0]]
+        return [Image.fromarray(picture.image) for picture in self.generate(prepared, on_step)[0]]
+
+    def save_pretrained(self, *_: object, **__: object) -> NoReturn:
+        """Refused: a plain diffusers save would drop the identity layers' place in the UNet."""
+        raise NotImplementedError("PuLIDPipeline cannot be saved by diffusers; `veraicon weights prepare` does it")

@@ -1,0 +1,1 @@
+"""What both SDXL pipelines share, as functions and small modules."""
