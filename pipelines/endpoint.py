@@ -3,14 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image as PILImage
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.profile import Profile
+
+if TYPE_CHECKING:  # the HTTP process starts without numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
 Loc = tuple[str | int, ...]
 OnStep = Callable[[int, int], bool]
@@ -93,7 +95,7 @@ class Picture:
         text: what to write into the PNG as tEXt chunks.
     """
 
-    image: NDArray[np.uint8]
+    image: "NDArray[np.uint8]"
     seed: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     text: Mapping[str, str] = field(default_factory=dict)

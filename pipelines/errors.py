@@ -66,5 +66,13 @@ class BadPicture(PipelineError):
     """The pipeline produced NaN or a black picture; it is an error, never a result."""
 
 
+class OutOfMemory(PipelineError):
+    """The device's memory did not suffice for this request; what it had taken is freed. The worker tries once more."""
+
+
+class DeviceLost(PipelineError):
+    """The device answers no longer (a sticky CUDA error): only a new process can use it. The job is run again there."""
+
+
 class LoadError(PipelineError):
     """A checkpoint is missing or does not have the expected keys and shapes; the message names the file."""

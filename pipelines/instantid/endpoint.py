@@ -49,7 +49,7 @@ class InstantIDRequest:
         controls: ControlNets beside IdentityNet, any number.
         enhance_face_region: restrict the identity to the face's box, so that the rest follows the prompt.
         seed: None draws one below 2**32.
-        size: (width, height) in pixels, multiples of 64; None follows the photo (instantid.md §A2).
+        size: (width, height) in pixels, at least 64, multiples of 8; None follows the photo (instantid.md §A2).
         model_name: name of a base model that the operator registered; None is the default one.
     """
 

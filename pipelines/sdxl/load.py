@@ -34,7 +34,9 @@ class SDXLParts:
 
 
 def resolve_device(profile: Profile) -> torch.device:
-    """The profile's device, or LoadError: never another one instead."""
+    """The profile's device, or LoadError: never another one, nor another way of running, instead."""
+    if unbuilt := [name for name in ("compile", "graphs", "offload") if getattr(profile, name)]:
+        raise LoadError(f"the profile asks for {', '.join(unbuilt)}, which this version does not do; leave it off")
     device = torch.device(profile.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise LoadError(
@@ -56,26 +58,31 @@ def require(path: Path) -> Path:
     return path
 
 
-def variant(folder: Path) -> dict[str, Any]:
-    """from_pretrained's arguments: the fp16 files when the folder holds them; local files only."""
-    names = require(folder).glob("*.fp16.*")
-    return {"variant": "fp16" if any(names) else None, "local_files_only": True, "use_safetensors": True}
+def read_net(cls: type[Net], folder: Path, dtype: torch.dtype) -> Net:
+    """A network of diffusers or transformers from its folder, the fp16 files when it holds them; nothing is downloaded.
+
+    Raises:
+        LoadError: naming the folder, and what is missing, unexpected or misshapen in it.
+    """
+    half = any(require(folder).glob("*.fp16.*"))
+    options = {"variant": "fp16" if half else None, "local_files_only": True, "use_safetensors": True}
+    opener: Any = cls
+    try:
+        net, info = opener.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise LoadError(f"{folder} cannot be read as a {cls.__name__}: {error}") from error
+    if wrong := {kind: sorted(keys) for kind, keys in info.items() if keys}:
+        raise LoadError(f"{folder} does not fit {cls.__name__}: {wrong}")
+    return net.eval()
 
 
 def load_parts(base: Path, profile: Profile) -> SDXLParts:
     """Tokenizers, text encoders and VAE of a diffusers SDXL folder, in the profile's dtype, on its device."""
     device, dtype = resolve_device(profile), dtype_of(profile)
     disable_progress_bar()  # a bar per file of a second each would bury the server's own start-up lines
-
-    def load(cls: Any, name: str) -> Any:
-        folder = require(base / name)
-        return cls.from_pretrained(folder, dtype=dtype, **variant(folder)).to(device).eval()
-
-    vae = load(AutoencoderKL, "vae")
-    if vae.dtype == torch.float16 and vae.config["force_upcast"]:
-        vae = vae.to(
-            dtype=torch.float32
-        )  # SDXL's own VAE overflows in float16; the fp16-fix one says force_upcast false
+    vae = read_net(AutoencoderKL, base / "vae", dtype)
+    if dtype == torch.float16 and vae.config["force_upcast"]:
+        nn.Module.to(vae, torch.float32)  # SDXL's own VAE overflows in float16; the fp16-fix one needs no upcast
 
     def tokenizer(name: str) -> CLIPTokenizer:
         return CLIPTokenizer.from_pretrained(require(base / name), model_max_length=MAX_TOKENS, local_files_only=True)
@@ -83,9 +90,9 @@ def load_parts(base: Path, profile: Profile) -> SDXLParts:
     return SDXLParts(
         tokenizer=tokenizer("tokenizer"),
         tokenizer_2=tokenizer("tokenizer_2"),
-        text_encoder=load(CLIPTextModel, "text_encoder"),
-        text_encoder_2=load(CLIPTextModelWithProjection, "text_encoder_2"),
-        vae=vae,
+        text_encoder=place(read_net(CLIPTextModel, base / "text_encoder", dtype), device),
+        text_encoder_2=place(read_net(CLIPTextModelWithProjection, base / "text_encoder_2", dtype), device),
+        vae=place(vae, device),
     )
 
 
@@ -95,11 +102,11 @@ def load_unet(folder: Path, profile: Profile, weights: Path | None = None) -> UN
     Not yet on the device: LoRA fusion and attention surgery come first.
     """
     if weights is None:
-        return UNet2DConditionModel.from_pretrained(folder, dtype=dtype_of(profile), **variant(folder)).eval()
+        return read_net(UNet2DConditionModel, folder, dtype_of(profile))
     config: Any = UNet2DConditionModel.load_config(require(folder))
     with torch.device("meta"):
         unet: Any = UNet2DConditionModel.from_config(config)
-    state = {name: tensor.to(dtype_of(profile)) for name, tensor in load_file(require(weights)).items()}
+    state = {name: tensor.to(dtype_of(profile)) for name, tensor in read_tensors(require(weights)).items()}
     assign_state(unet, state, weights)
     return unet.eval()
 

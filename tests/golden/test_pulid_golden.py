@@ -159,9 +159,7 @@ def test_text_and_identity_are_projected_once_however_many_steps(pipeline, faces
     layers = [m for m in pipeline.identity_layers.modules() if isinstance(m, torch.nn.Linear)]
     hooks = [m.register_forward_hook(count) for m in cross + layers]
     try:
-        pipeline.generate(
-            [pipeline.prepare(PuLIDRequest("x", width=64, height=64, seed=0), [faces.photo(0)])], never
-        )
+        pipeline.generate([pipeline.prepare(PuLIDRequest("x", width=64, height=64, seed=0), [faces.photo(0)])], never)
     finally:
         for hook in hooks:
             hook.remove()
@@ -188,7 +186,7 @@ def test_a_missing_checkpoint_is_named(tmp_path):
 def test_a_checkpoint_of_another_network_is_refused_with_its_name():
     state = torch.load(WEIGHTS / "eva_clip" / "EVA02_CLIP_L_336_psz14_s6B.pt", weights_only=True)
     del state["visual.blocks.3.attn.q_bias"]
-    with pytest.raises(LoadError, match="somewhere.pt does not fit EVAVisionTower"):
+    with pytest.raises(LoadError, match=r"somewhere\.pt does not fit EVAVisionTower"):
         EVAVisionTower.from_state(state, WEIGHTS / "eva_clip" / "somewhere.pt")
 
 

@@ -1,0 +1,104 @@
+"""What steers a batch beside its latents: contexts and ControlNets, projected and placed once, before the loop.
+
+A batch has one row per request, or with guidance two: first the unconditional half, then the conditional one.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.instantid.identity_net import (
+    ControlBranch,
+    ControlNets,
+    attention_masks,
+    embed_condition,
+    face_masks,
+    residual_masks,
+)
+from pipelines.instantid.prepared import InstantIDPrepared
+from pipelines.sdxl.attention import PLAIN, Context, Identity, IdentityLayers, text_keys_values
+from pipelines.sdxl.text import Prompt
+
+Batch = Sequence[InstantIDPrepared]
+Network = UNet2DConditionModel | ControlNetModel
+
+
+def rows(prepared: Batch, x: Tensor) -> Tensor:
+    """One row per request -> the batch's rows."""
+    return torch.cat([x, x]) if prepared[0].guided else x
+
+
+def scale_rows(prepared: Batch, scales: Sequence[float], net: Network) -> Tensor:
+    """(rows, 1, 1, 1) in the network's dtype."""
+    return rows(prepared, torch.tensor(scales, dtype=net.dtype, device=net.device).view(-1, 1, 1, 1))
+
+
+def mask_rows(prepared: Batch, net: Network) -> Tensor | None:
+    """(rows, 1, H, W), 1 inside each face's box; None when the identity acts everywhere."""
+    boxes = [p.person.box for p in prepared if p.person and p.person.box]
+    return rows(prepared, face_masks(boxes, prepared[0].size).to(net.device, net.dtype)) if boxes else None
+
+
+def levels(net: Network) -> int:
+    """How many resolutions a network has."""
+    return len(net.config["block_out_channels"])
+
+
+def unet_context(
+    unet: UNet2DConditionModel, layers: IdentityLayers, prepared: Batch, prompt: Prompt, face: Tensor | None
+) -> Context:
+    """The UNet attends to the text and, with the adapter's scale, inside the face's box, to the face tokens."""
+    text = text_keys_values(unet, prompt.tokens)
+    if face is None or not prepared[0].has_adapter:
+        return Context(text)
+    scale = scale_rows(prepared, [p.request.ip_adapter_scale for p in prepared], unet)
+    masks = mask_rows(prepared, unet)
+    by_length = {} if masks is None else {n: m * scale for n, m in attention_masks(masks, levels(unet)).items()}
+    return Context(text, Identity(layers(face, PLAIN.pads), scale, PLAIN, by_length))
+
+
+def control_branches(
+    nets: tuple[ControlNetModel, ControlNets],
+    prepared: Batch,
+    prompt: Prompt,
+    face: Tensor | None,
+    added: dict[str, Tensor],
+) -> list[ControlBranch]:
+    """IdentityNet, attending to the face tokens inside the face's box, then the others, attending to the text."""
+    identity_net, controlnets = nets
+    branches = []
+    if face is not None and prepared[0].has_identity_net:
+        scales = [p.request.identity_controlnet_conditioning_scale for p in prepared]
+        images = [p.person.kps_image for p in prepared if p.person]
+        masks = mask_rows(prepared, identity_net)
+        branches.append(control_branch(identity_net, prepared, face, (images, scales), added, masks))
+    for controls in zip(*(p.controls for p in prepared), strict=True):
+        pictures = [control.image for control in controls], [control.scale for control in controls]
+        branches.append(control_branch(controlnets[controls[0].name], prepared, prompt.tokens, pictures, added))
+    return branches
+
+
+def control_branch(
+    net: ControlNetModel,
+    prepared: Batch,
+    tokens: Tensor,
+    controls: tuple[Sequence[NDArray[np.uint8]], Sequence[float]],
+    added: dict[str, Tensor],
+    masks: Tensor | None = None,
+) -> ControlBranch:
+    """One ControlNet with its context `tokens`, and per request a control image (H, W, 3) and its scale."""
+    images, scales = controls
+    pixels = torch.from_numpy(np.stack(images)).to(net.device).permute(0, 3, 1, 2).float() / 255
+    return ControlBranch(
+        net=net,
+        context=Context(text_keys_values(net, tokens.to(net.dtype))),
+        condition=rows(prepared, embed_condition(net, pixels)),
+        scale=scale_rows(prepared, scales, net),
+        added=added,
+        masks={} if masks is None else residual_masks(masks, levels(net)),
+    )

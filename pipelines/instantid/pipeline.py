@@ -1,0 +1,250 @@
+"""InstantIDPipeline: portraits that keep the person, on SDXL with LCM (arXiv:2401.07519; upstream's `_full`)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Self
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_lcm import LCMScheduler
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from pipelines.endpoint import OnStep
+from pipelines.faces.analysis import FaceAnalysis, load_faces
+from pipelines.instantid.conditioning import control_branches, rows, unet_context
+from pipelines.instantid.controls import control_image
+from pipelines.instantid.endpoint import Control, InstantIDRequest, Style
+from pipelines.instantid.identity_net import ControlNets, sum_residuals
+from pipelines.instantid.load import LoRA, load_networks
+from pipelines.instantid.prepared import (
+    InstantIDPrepared,
+    check_request,
+    find_person,
+    place_photo,
+    tokenise_prompts,
+)
+from pipelines.instantid.prompt_weights import encode_weighted
+from pipelines.instantid.resampler import Resampler
+from pipelines.profile import Profile
+from pipelines.sdxl.attention import IdentityLayers
+from pipelines.sdxl.decode import deal, decode, deliver
+from pipelines.sdxl.denoise import Step, denoise, draw_noise, guide, resolve_seed, time_ids
+from pipelines.sdxl.samplers import lcm_table
+from pipelines.sdxl.text import Prompt
+
+
+class InstantIDPipeline(DiffusionPipeline):
+    """SDXL whose cross attentions also attend to face tokens, steered by IdentityNet and other ControlNets.
+
+    Every network is a registered component; the face analyser is not. `load` is the one way to make it.
+
+    Args:
+        max_side: longest side in pixels of a picture whose size follows the photo.
+    """
+
+    def __init__(  # noqa: PLR0913  diffusers reads the components from this signature
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        text_encoder_2: CLIPTextModelWithProjection,
+        tokenizer: CLIPTokenizer,
+        tokenizer_2: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        identity_layers: IdentityLayers,
+        resampler: Resampler,
+        identity_net: ControlNetModel,
+        controlnets: ControlNets,
+        scheduler: LCMScheduler,
+        faces: FaceAnalysis | None = None,
+        max_side: int = 1280,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            text_encoder_2=text_encoder_2,
+            tokenizer=tokenizer,
+            tokenizer_2=tokenizer_2,
+            unet=unet,
+            identity_layers=identity_layers,
+            resampler=resampler,
+            identity_net=identity_net,
+            controlnets=controlnets,
+            scheduler=scheduler,
+        )
+        self.faces = faces
+        self.max_side = max_side
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        profile: Profile,
+        *,
+        faces: FaceAnalysis | None = None,
+        lora: LoRA = "fused",
+    ) -> Self:
+        """Read the checkpoints below `folder` (layout: weights/tiny/instantid). Raises LoadError naming a file.
+
+        Args:
+            faces: the face analyser; None loads the real one from the folder beside.
+            lora: how LCM's LoRA joins the UNet; unfused keeps its layers apart, none leaves it out.
+        """
+        faces = faces or load_faces(folder.parent / "antelopev2", profile)
+        return cls(**load_networks(folder, profile, lora), faces=faces, max_side=profile.max_side)
+
+    def prepare(self, request: InstantIDRequest, images: Sequence[Image.Image]) -> InstantIDPrepared:
+        """Choose the size, find the largest face in the photo, draw the control images, tokenise the text.
+
+        Without a photo there is no identity, and `request.size` must be given.
+
+        Raises:
+            InputError: naming the field. FaceNotFound, ImageTooSmall: about the photo.
+        """
+        check_request(request, self.controlnets.names, self.scheduler.config["original_inference_steps"])
+        photo, size = place_photo(request, images, self.max_side)
+        prompt, negative = tokenise_prompts(self.tokenizer, request)
+        return InstantIDPrepared(
+            request=request,
+            seed=resolve_seed(request.seed),
+            size=size,
+            prompt=prompt,
+            negative=negative,
+            person=None if photo is None else find_person(self.faces, photo, request.enhance_face_region),
+            controls=tuple(control_image(c, photo, size) for c in request.controls if c.scale != 0),
+        )
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prepared: Sequence[InstantIDPrepared],
+        on_step: OnStep,
+        output_type: Literal["uint8", "raw"] = "uint8",
+    ) -> list[list[Any]]:
+        """The pictures of requests with one batch key, as one batch; each equals what it would be alone.
+
+        Returns:
+            per request a list of one Picture, or of one Raw.
+        """
+        prompt = self.encode_prompt(prepared)
+        face = self.encode_face(prepared)
+        latents, *fresh = self.draw_latents(prepared)
+        step = self.make_step(prepared, prompt, face, fresh)
+        latents = denoise(step, latents, prepared[0].request.num_inference_steps, on_step)
+        pictures = deliver(latents, decode(self.vae, latents), [p.seed for p in prepared], output_type)
+        return deal(pictures, [1] * len(prepared))
+
+    def encode_prompt(self, prepared: Sequence[InstantIDPrepared]) -> Prompt:
+        """Text tokens (B, N, 2048) and pooled (B, 1280), the unconditional half first when guided."""
+        texts = [p.prompt for p in prepared]
+        if prepared[0].guided:
+            texts = [p.negative for p in prepared] + texts
+        return encode_weighted((self.text_encoder, self.text_encoder_2), texts)
+
+    def encode_face(self, prepared: Sequence[InstantIDPrepared]) -> Tensor | None:
+        """Face tokens (B, N, 2048); the unconditional ones are the Resampler's answer to a zero embedding (§A11)."""
+        people = [p.person for p in prepared if p.person and (p.has_adapter or p.has_identity_net)]
+        if not people:
+            return None
+        embeddings = torch.from_numpy(np.stack([person.embedding for person in people]))[:, None]
+        if prepared[0].guided:
+            embeddings = torch.cat([torch.zeros_like(embeddings), embeddings])
+        return self.resampler(embeddings.to(self.resampler.device, self.resampler.dtype))
+
+    def draw_latents(self, prepared: Sequence[InstantIDPrepared]) -> Tensor:
+        """The initial latents, then the fresh noise of each step but the last, every request's from its own generator.
+
+        Returns:
+            (steps, B, 4, H/8, W/8) float32.
+        """
+        width, height = prepared[0].size
+        shape, draws = (4, height // 8, width // 8), prepared[0].request.num_inference_steps
+        noise = [draw_noise(shape, torch.Generator().manual_seed(p.seed), draws) for p in prepared]
+        return torch.stack(noise, 1).to(self.unet.device)
+
+    def make_step(
+        self, prepared: Sequence[InstantIDPrepared], prompt: Prompt, face: Tensor | None, fresh: Sequence[Tensor]
+    ) -> Step:
+        """Project and place everything constant, then return the step: static shapes, no device sync."""
+        first, unet, dtype = prepared[0], self.unet, self.unet.dtype
+        table = lcm_table(self.scheduler, first.request.num_inference_steps, unet.device)
+        sizes = time_ids(*first.size, batch=len(prompt.pooled), like=prompt.pooled)
+        added = {"text_embeds": prompt.pooled, "time_ids": sizes}
+        context = unet_context(unet, self.identity_layers, prepared, prompt, face)
+        branches = control_branches((self.identity_net, self.controlnets), prepared, prompt, face, added)
+        scales = torch.tensor([p.request.guidance_scale for p in prepared], device=unet.device)
+        guidance = scales.view(-1, 1, 1, 1) if first.guided else None
+
+        def step(latents: Tensor, i: int) -> Tensor:
+            x = rows(prepared, latents.to(dtype))
+            down, mid = sum_residuals(branches, x, table.timesteps[i])
+            noise = unet(
+                x,
+                table.timesteps[i],
+                encoder_hidden_states=context,  # pyright: ignore[reportArgumentType]
+                added_cond_kwargs=added,
+                down_block_additional_residuals=down,  # pyright: ignore[reportArgumentType]
+                mid_block_additional_residual=mid,
+                return_dict=False,
+            )[0]
+            return table.step(latents, guide(noise, guidance), i, fresh[i] if i < len(fresh) else None)
+
+        return step
+
+    def __call__(  # noqa: PLR0913  diffusers' argument names
+        self,
+        prompt: str,
+        image: Image.Image | None = None,
+        negative_prompt: str = "",
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 5,
+        guidance_scale: float = 1.5,
+        seed: int | None = None,
+        style: Style = "(No style)",
+        controls: Sequence[Control] = (Control("canny", 0.4),),
+        ip_adapter_scale: float = 0.7,
+        identity_controlnet_conditioning_scale: float = 0.7,
+        enhance_face_region: bool = True,
+        output_type: Literal["pil", "latent"] = "pil",
+        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], Any] | None = None,
+    ) -> list[Image.Image] | list[Tensor]:
+        """Prepare and generate in one call, for notebooks; `image` is a photo of the person.
+
+        Width and height are given together; without them the size follows the photo.
+        """
+        if (width is None) != (height is None):
+            raise ValueError("give both width and height, or neither")
+        request = InstantIDRequest(
+            prompt=prompt,
+            style=style,
+            negative_prompt=negative_prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            controls=tuple(controls),
+            ip_adapter_scale=ip_adapter_scale,
+            identity_controlnet_conditioning_scale=identity_controlnet_conditioning_scale,
+            enhance_face_region=enhance_face_region,
+            seed=seed,
+            size=None if width is None or height is None else (width, height),
+        )
+
+        def on_step(step: int, total: int) -> bool:
+            if callback_on_step_end:
+                callback_on_step_end(self, step - 1, total, {})
+            return False
+
+        prepared = [self.prepare(request, [image] if image else [])]
+        if output_type == "latent":
+            return [raw.latents for raw in self.generate(prepared, on_step, "raw")[0]]
+        return [Image.fromarray(picture.image) for picture in self.generate(prepared, on_step)[0]]
+
+    def save_pretrained(self, *_: object, **__: object) -> NoReturn:
+        """Refused: a plain diffusers save would drop the identity layers' place in the UNet."""
+        raise NotImplementedError("InstantIDPipeline cannot be saved by diffusers; `veraicon weights prepare` does it")
