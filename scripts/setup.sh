@@ -62,7 +62,8 @@ UV_FIND_LINKS=$(local_wheels)
 list=$(choose_list "$kind")
 check_disk "$list"
 echo "setup: installing $lists/$list.txt and dev.txt (complete pinned lists, no resolving)"
-"$uv" pip install --no-deps -r "$lists/$list.txt" -r "$lists/dev.txt"
+# Compiled now, so that no process ever spends its start on it.
+"$uv" pip install --compile-bytecode --no-deps -r "$lists/$list.txt" -r "$lists/dev.txt"
 "$uv" pip install -q --no-deps --no-build-isolation -e .
 echo "setup: checking that what was installed loads"
 "$venv/bin/python" scripts/check_imports.py "$list"

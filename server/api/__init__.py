@@ -1,0 +1,1 @@
+"""One file per surface that fal's clients touch."""

@@ -1,0 +1,82 @@
+"""What a request leaves behind: a log line and a count, without query, body or key; and failures as fal's JSON."""
+
+import time
+import uuid
+
+import structlog
+from sqlalchemy.exc import OperationalError
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.api.counters import Counters
+from server.api.reply import REQUEST_ID, reply
+from server.errors import Unavailable, error_response
+
+WORTH_RECEIVING = 256 * 1024 * 1024
+"""Bytes of a refused body that are still received, and dropped."""
+RETRY_AFTER_S = "5"
+QUIET = frozenset({"/health", "/healthz", "/ready", "/readyz", "/metrics"})
+
+log = structlog.get_logger()
+
+
+def route_of(scope: Scope) -> str:
+    """The route's pattern, never the path itself: paths are unbounded, and file ids are secrets."""
+    return getattr(scope.get("route"), "path", "none")
+
+
+def failure(error: Exception, scope: Scope) -> Response:
+    """fal's answer to an exception that no route expected; its text goes to the log only."""
+    request_id = str(uuid.uuid4())
+    # Locked, full or gone: nothing was acknowledged, so the client may send the same request again.
+    answer = error_response(Unavailable() if isinstance(error, OperationalError) else error)
+    if answer.status >= 500:
+        log.error("request failed", route=route_of(scope), request_id=request_id, exc_info=error)
+    later = {"Retry-After": RETRY_AFTER_S} if answer.status in {429, 503} else {}
+    return reply(answer.status, answer.body, request_id, answer.headers | later | hang_up(scope, answer.status))
+
+
+def hang_up(scope: Scope, status: int) -> dict[str, str]:
+    """Close the connection on a client that sends an endless or huge body.
+
+    From others the rest is received and dropped: simple clients read no answer before they have sent everything.
+    """
+    announced = int(Headers(scope=scope).get("content-length", "0"))
+    return {"Connection": "close"} if status == 413 and not 0 < announced <= WORTH_RECEIVING else {}
+
+
+class Observe:
+    """ASGI middleware around the routes."""
+
+    def __init__(self, app: ASGIApp, counters: Counters) -> None:
+        self.app, self.counters = app, counters
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, sent = time.perf_counter(), {"status": 0, REQUEST_ID: None}
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                sent["status"] = message["status"]
+                names = dict(message["headers"])
+                sent[REQUEST_ID] = names.get(REQUEST_ID.encode(), b"").decode() or None
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting)
+        except Exception as error:
+            if sent["status"]:
+                raise  # the answer has begun: nothing can be said to the client any more
+            await failure(error, scope)(scope, receive, noting)
+        finally:
+            self.note(scope, sent["status"], sent[REQUEST_ID], time.perf_counter() - began)
+
+    def note(self, scope: Scope, status: int, request_id: str | None, seconds: float) -> None:
+        route = route_of(scope)
+        self.counters.requests.labels(route, status).inc()
+        self.counters.seconds.labels(route).observe(seconds)
+        level = log.debug if scope["path"] in QUIET or route.endswith("/status") else log.info
+        level("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000), id=request_id)

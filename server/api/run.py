@@ -1,0 +1,53 @@
+"""The synchronous run: the same queue, with a client who waits on the line (fal-protocol.md §3)."""
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from server.api.order import NamedEndpoint, Terms, checked_input, put
+from server.api.reply import reply, result_of
+from server.api.service import Caller, JsonBody, Service, ServiceOf
+from server.api.watch import Watch
+from server.errors import ClientCancelled, error_response
+from server.queue.job import Job
+
+router = APIRouter()
+
+
+@router.post("/{endpoint_id:path}")
+async def run(request: Request, owner: Caller, endpoint: NamedEndpoint, body: JsonBody, service: ServiceOf) -> Response:
+    """Queue, wait, answer. An invalid input is refused at once; a client who hangs up cancels the job."""
+
+    def order() -> Job:
+        terms = Terms.of(request, service.settings)
+        return put(service, endpoint, checked_input(service, endpoint, body), owner=owner, terms=terms)
+
+    job = await run_in_threadpool(order)
+    finishing = asyncio.create_task(finished(service, job.id))
+    leaving = asyncio.create_task(hung_up(request))
+    try:
+        await asyncio.wait({finishing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if finishing.done():
+            return result_of(finishing.result())
+        await run_in_threadpool(service.queue.cancel, job.id, owner)
+        nobody_reads = error_response(ClientCancelled())
+        return reply(nobody_reads.status, nobody_reads.body, job.id, nobody_reads.headers)
+    finally:
+        finishing.cancel()
+        leaving.cancel()
+
+
+async def finished(service: Service, job_id: str) -> Job:
+    """The job once it is COMPLETED."""
+    async for change in Watch(service.queue, service.news, job_id).changes():
+        if change is not None and change.job.state == "COMPLETED":
+            return change.job
+    raise AssertionError("a watch ends with COMPLETED")
+
+
+async def hung_up(request: Request) -> None:
+    """Return when the client has closed the connection; the body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

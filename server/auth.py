@@ -1,0 +1,75 @@
+"""API keys: who is asking. Random 256-bit keys, kept only as SHA-256 (they need no slow hash), owned by a name."""
+
+import hashlib
+import secrets
+import uuid
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from server.errors import RequestError, Unauthorized
+from server.hosts import FAL_HOSTS, host_name, is_loopback
+from server.queue.queue import Queue
+
+LOCAL_OWNER = "local"
+"""Whose jobs they are while the server has no keys and listens on loopback only."""
+
+SCHEMES = ("key", "bearer")
+"""fal documents `Key`; home-made clients send `Bearer` with the same key (fal-protocol.md §5)."""
+
+UNKNOWN_KEY = "No user found for Key ID and Secret"
+"""fal's own words (fal-protocol.md §5)."""
+
+
+class Forbidden(RequestError):
+    """This server has no API keys and answers only its own machine. Make one with `veraicon keys create NAME`."""
+
+    http_status, error_type = 403, "forbidden"
+
+
+def new_key() -> str:
+    """A key in fal's form ``id:secret``: FAL_KEY as a whole, or FAL_KEY_ID and FAL_KEY_SECRET."""
+    return f"{uuid.uuid4()}:{secrets.token_hex(32)}"
+
+
+def key_hash(key: str) -> str:
+    """What is stored of a key: its SHA-256, hexadecimal."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def key_in(headers: Mapping[str, str]) -> str | None:
+    """The key of an Authorization header, or None without one that we can read."""
+    scheme, _, key = headers.get("authorization", "").strip().partition(" ")
+    return key.strip() or None if scheme.lower() in SCHEMES else None
+
+
+def authenticate(queue: Queue, headers: Mapping[str, str]) -> str:
+    """The owner in whose name this request acts.
+
+    The lookup is by hash, so its timing says nothing about a key. Without any key in the database the server is open,
+    but only to this machine: `veraicon` refuses to listen elsewhere, and a web page of another site is turned away.
+
+    Raises:
+        Unauthorized: 401 without a valid key.
+        Forbidden: 403 for a foreign Host or Origin on a server without keys.
+    """
+    key = key_in(headers)
+    owner = queue.find_key(key_hash(key)) if key else None
+    if owner is not None:
+        return owner
+    if queue.has_keys():
+        raise Unauthorized(UNKNOWN_KEY)
+    refuse_foreign(headers)
+    return LOCAL_OWNER
+
+
+def refuse_foreign(headers: Mapping[str, str]) -> None:
+    """Keep a server without keys to this machine: no DNS rebinding (Host), no other site's page (Origin).
+
+    Raises:
+        Forbidden: 403.
+    """
+    host, origin = headers.get("host", ""), headers.get("origin")
+    known_host = is_loopback(host) or host_name(host) in FAL_HOSTS
+    if known_host and (origin is None or is_loopback(urlsplit(origin).netloc)):
+        return
+    raise Forbidden

@@ -1,0 +1,158 @@
+"""FileStore: pictures and uploads, in a local folder or on S3 (obstore). A file is written once and never changed."""
+
+import hashlib
+import mimetypes
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import NotFoundError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+FILE_ID = re.compile(r"[0-9a-f]{32}_[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+CHUNK = 256 * 1024
+DEFAULT_TYPE = "application/octet-stream"
+
+_TYPES = mimetypes.MimeTypes()  # the packaged table only: the machine's own one must not change our answers
+_TYPES.add_type("image/webp", ".webp")
+_TYPES.add_type("image/avif", ".avif")
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file's id, from which type and name follow, and its size in bytes."""
+
+    id: str
+    content_type: str
+    file_name: str
+    size: int
+
+
+class FileMissing(LookupError):
+    """There is no such file, or not any more."""
+
+
+class FileStore:
+    """The files of one server.
+
+    An id is 128 random (or content-derived) bits, an underscore and the file's name, so that whoever has it may read
+    the file and nobody finds it by chance; its ending carries the content type, which no store but S3 would remember.
+
+    Args:
+        url: ``file:///folder`` or ``s3://bucket/prefix`` (credentials from AWS_* as usual).
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
+        self._store: ObjectStore = LocalStore(self._folder, mkdir=True) if self._folder else from_url(url)
+
+    def save(
+        self, data: bytes, content_type: str, file_name: str | None = None, *, by_content: bool = False
+    ) -> StoredFile:
+        """Store `data`; on return it is on the disk.
+
+        Args:
+            by_content: derive the id from the content, so that saving the same bytes twice keeps one file.
+        """
+        token = hashlib.sha256(data).hexdigest()[:32] if by_content else secrets.token_hex(16)
+        return self.save_as(f"{token}_{_name(token, content_type, file_name)}", data)
+
+    def save_as(self, file_id: str, data: bytes) -> StoredFile:
+        """Store `data` under an id from `new_id`; on return it is on the disk. Raises FileMissing for what is no id."""
+        if not FILE_ID.fullmatch(file_id):
+            raise FileMissing(file_id)
+        name = file_id.partition("_")[2]
+        stored = StoredFile(file_id, _type_of(name), name, len(data))
+        if self._folder:
+            write_durably(self._folder / _path(stored.id), data)
+        else:
+            obstore.put(self._store, _path(stored.id), data, attributes={"Content-Type": stored.content_type})
+        return stored
+
+    def stat(self, file_id: str) -> StoredFile:
+        """Raises FileMissing, also for what cannot be an id."""
+        if not FILE_ID.fullmatch(file_id):
+            raise FileMissing(file_id)
+        try:
+            size = obstore.head(self._store, _path(file_id))["size"]
+        except (NotFoundError, FileNotFoundError):
+            raise FileMissing(file_id) from None
+        name = file_id.partition("_")[2]
+        return StoredFile(file_id, _type_of(name), name, size)
+
+    def read(self, file_id: str) -> bytes:
+        """The whole file. Raises FileMissing."""
+        return b"".join(self.stream(file_id))
+
+    def stream(self, file_id: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """`length` bytes from `start`, or all from there, in chunks. Raises FileMissing before the first one."""
+        size = self.stat(file_id).size
+        end = size if length is None else min(size, start + length)
+        return (
+            bytes(obstore.get_range(self._store, _path(file_id), start=at, end=min(at + CHUNK, end)))
+            for at in range(start, end, CHUNK)
+        )
+
+    def prune(self, older_than_s: float) -> int:
+        """Delete files (also unfinished ones) written more than `older_than_s` ago. Returns how many."""
+        before = datetime.now(UTC) - timedelta(seconds=older_than_s)
+        old = [meta["path"] for page in obstore.list(self._store) for meta in page if meta["last_modified"] < before]
+        if old:
+            obstore.delete(self._store, old)
+        return len(old)
+
+
+def new_id(content_type: str, file_name: str | None = None) -> str:
+    """The id of a file that will be uploaded later: clients get its URL before they send its bytes."""
+    token = secrets.token_hex(16)
+    return f"{token}_{_name(token, content_type, file_name)}"
+
+
+def file_id_in(url: str) -> str | None:
+    """The id in ``file:<id>`` or ``…/files/<id>``; None for any other URL."""
+    scheme, _, rest = url.partition(":")
+    name = rest if scheme == "file" else urlsplit(url).path.partition("/files/")[2]
+    return name if FILE_ID.fullmatch(name) else None
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a whole file that survives a power failure: no reader ever sees a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with draft.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _path(file_id: str) -> str:
+    return f"{file_id[:2]}/{file_id}"  # 256 folders, so that none grows too large
+
+
+def _type_of(name: str) -> str:
+    return _TYPES.guess_type(name)[0] or DEFAULT_TYPE
+
+
+def _name(token: str, content_type: str, wanted: str | None) -> str:
+    """A harmless file name whose ending says the content type."""
+    content_type = content_type.partition(";")[0].strip().lower()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(wanted or token).name).strip("-._")[-100:].lstrip("-._") or token
+    if _type_of(name) == content_type:
+        return name
+    return name + (_TYPES.guess_extension(content_type) or ".bin")

@@ -1,0 +1,136 @@
+"""A request's pictures: from a URL, a data URI or an own file to a checked, upright RGB image."""
+
+import asyncio
+import base64
+import binascii
+from urllib.parse import unquote_to_bytes
+
+import httpx2
+from PIL import Image as PILImage
+
+from pipelines.endpoint import ImageField
+from pipelines.errors import InputError
+from server.decode import content_type_of, decode
+from server.files import FileMissing, FileStore, file_id_in
+from server.outbound import Outbound, Refused, parse_url, pinned
+from server.settings import Settings
+
+MAX_REDIRECTS = 5
+LONGEST_URL = 2048  # fal's own limit (fal-protocol.md §4.2)
+MEGABYTE = 1024 * 1024
+REDIRECTS = (301, 302, 303, 307, 308)
+
+
+class FileDownloadError(InputError):
+    """The image could not be downloaded from this URL."""
+
+    type = "file_download_error"
+
+
+class FileTooLarge(InputError):
+    """The file is too large."""
+
+    type = "file_too_large"
+
+
+def fetch(field: ImageField, settings: Settings, files: FileStore) -> PILImage.Image:
+    """The picture that `field` names.
+
+    Returns:
+        an upright RGB image without metadata.
+
+    Raises:
+        InputError: naming the field: file_download_error, file_too_large, image_load_error, image_too_large or
+            unsupported_image_format.
+    """
+    return decode(field.loc, read(field, settings, files), settings.max_image_mp * 1_000_000)
+
+
+def read(field: ImageField, settings: Settings, files: FileStore) -> bytes:
+    """The bytes of the file that `field` names, at most max_image_mb of them. Raises InputError like `fetch`."""
+    limit = settings.max_image_mb * MEGABYTE
+    if field.url.lstrip()[:5].lower() == "data:":
+        return from_data_uri(field, limit)
+    file_id = file_id_in(field.url)
+    if file_id:
+        try:
+            if files.stat(file_id).size > limit:
+                raise too_large(field, limit)
+            return files.read(file_id)
+        except FileMissing:
+            if field.url.startswith("file:"):
+                raise FileDownloadError(field.loc, "The file is no longer stored: upload it again.") from None
+    return asyncio.run(download(field, Outbound.parse(settings.outbound), limit, settings.fetch_timeout_s))
+
+
+def decode_data_uri(field: ImageField, settings: Settings) -> tuple[bytes, str]:
+    """The bytes of a data URI, and the content type that these show, whatever it says. Raises InputError."""
+    data = from_data_uri(field, settings.max_image_mb * MEGABYTE)
+    return data, content_type_of(data)
+
+
+def from_data_uri(field: ImageField, limit: int) -> bytes:
+    """The bytes of a data URI, read as leniently as browsers do: whitespace, URL-safe alphabet, missing padding."""
+    header, comma, payload = field.url.partition(",")
+    if not comma:
+        raise FileDownloadError(field.loc, "The data URI has no comma before its data.")
+    if len(payload) > limit * 3:  # nothing that is allowed is longer, not even percent-encoded
+        raise too_large(field, limit)
+    data = unquote_to_bytes(payload)
+    if header.lower().endswith(";base64"):
+        text = b"".join(data.split()).translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
+        try:
+            data = base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+        except binascii.Error:
+            raise FileDownloadError(field.loc, "The data URI is not valid base64.") from None
+    if len(data) > limit:
+        raise too_large(field, limit)
+    return data
+
+
+async def download(field: ImageField, outbound: Outbound, limit: int, timeout_s: float) -> bytes:
+    """The body behind the field's URL, redirects followed, each hop checked, all within `timeout_s`."""
+    if len(field.url) > LONGEST_URL:
+        raise FileDownloadError(field.loc, f"The URL is longer than {LONGEST_URL} characters: send a data URI instead.")
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _follow(field, outbound, limit)
+    except TimeoutError:
+        raise FileDownloadError(field.loc, f"The image was not downloaded within {timeout_s:g} s.") from None
+    except Refused as refusal:
+        raise FileDownloadError(field.loc, str(refusal)) from None
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise FileDownloadError(field.loc, f"The download failed: {type(error).__name__}.") from None
+
+
+async def _follow(field: ImageField, outbound: Outbound, limit: int) -> bytes:
+    url = parse_url(field.url)
+    # No proxy from the environment: it would resolve the name again, unchecked. No gzip: images do not gain by it.
+    headers = {"User-Agent": "veraicon", "Accept": "image/*", "Accept-Encoding": "identity"}
+    async with httpx2.AsyncClient(trust_env=False, timeout=None, headers=headers) as client:
+        for _ in range(MAX_REDIRECTS + 1):
+            async with client.stream("GET", **pinned(url, await outbound.resolve(url))) as response:
+                if response.status_code not in REDIRECTS:
+                    return await _body(field, response, limit)
+                target = url.join(response.headers.get("location", ""))
+            if url.scheme == "https" and target.scheme != "https":
+                raise Refused("The URL redirects from https to something less safe.")
+            url = target
+    raise Refused(f"The URL redirects more than {MAX_REDIRECTS} times.")
+
+
+async def _body(field: ImageField, response: httpx2.Response, limit: int) -> bytes:
+    if response.status_code != 200:
+        raise FileDownloadError(field.loc, f"The image's server answered {response.status_code}.")
+    if int(response.headers.get("content-length") or 0) > limit:
+        raise too_large(field, limit)
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > limit:
+            raise too_large(field, limit)
+    return bytes(body)
+
+
+def too_large(field: ImageField, limit: int) -> FileTooLarge:
+    return FileTooLarge(field.loc, f"The file is larger than {limit // MEGABYTE} MB.", {"max_size": limit})

@@ -1,0 +1,38 @@
+"""The outbox: webhooks that are to be sent, written in the transaction that finished their job."""
+
+from sqlalchemy import and_, or_, select, update
+
+from server.queue.job import Webhook
+from server.queue.store import Store
+from server.queue.tables import outbox
+
+SENDING_S = 180.0
+"""How long a sender may take before another one sends the same webhook: more than its longest timeout."""
+
+
+def due(store: Store, most: int) -> list[Webhook]:
+    """Take the webhooks whose time has come, oldest first. After a reboot all open ones are due."""
+    clock = store.clock
+    ready = and_(outbox.c.deadline.is_not(None), or_(outbox.c.clock != clock.name, outbox.c.deadline <= clock.now()))
+    pick = select(outbox.c.id).where(ready).order_by(outbox.c.id).limit(most).with_for_update(skip_locked=True)
+    with store.reading() as connection:
+        if not connection.scalar(select(outbox.c.id).where(ready).limit(1)):
+            return []
+    take = (
+        update(outbox)
+        .where(outbox.c.id.in_(pick.cte("pick").select()))
+        .values(tries=outbox.c.tries + 1, deadline=clock.now() + SENDING_S, clock=clock.name)
+        .returning(outbox.c.id, outbox.c.job_id, outbox.c.url, outbox.c.tries)
+    )
+    with store.writing() as connection:
+        taken = [Webhook(*row) for row in connection.execute(take)]
+    return sorted(taken, key=lambda webhook: webhook.id)
+
+
+def settle(store: Store, webhook: Webhook, retry_in_s: float | None, error: str | None) -> None:
+    """Delivered or given up (`retry_in_s` None), or to be sent again."""
+    clock = store.clock
+    again = clock.now() + retry_in_s if retry_in_s is not None else None
+    mine = and_(outbox.c.id == webhook.id, outbox.c.tries == webhook.tries)
+    with store.writing() as connection:
+        connection.execute(update(outbox).where(mine).values(deadline=again, clock=clock.name, last_error=error))

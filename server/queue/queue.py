@@ -1,0 +1,278 @@
+"""Queue: requests from submit to result, on SQLite or PostgreSQL. Every acknowledged request gets one result."""
+
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, get_args
+
+from sqlalchemy import Connection, and_, exists, func, insert, select, true, update
+
+from server.errors import ClientCancelled, QueueFull
+from server.queue import keyring, outbox, rescue, roster
+from server.queue.job import Beat, Cancellation, Job, Key, LogLine, Outcome, State, Webhook, WorkerState
+from server.queue.rows import (
+    JOB_COLUMNS,
+    WAITING,
+    claim_statement,
+    complete,
+    held_by,
+    job_of,
+    outcome_of,
+    requeue,
+)
+from server.queue.store import Store
+from server.queue.tables import jobs, logs
+from server.queue.wakeup import POLL_S, Topic, Wakeup
+
+
+class Queue:
+    """One process's door to the queue; safe to share between threads.
+
+    Args:
+        database_url: SQLAlchemy URL: ``sqlite:///file`` or ``postgresql+psycopg://…``.
+        lease_s: a running job whose worker is silent for this long is given to another one.
+        max_attempts: how often a job is tried when its worker dies.
+
+    Raises:
+        StoreError: a database that cannot hold a queue.
+    """
+
+    def __init__(self, database_url: str, *, lease_s: float, max_attempts: int) -> None:
+        self._store = Store(database_url)
+        self._clock = self._store.clock
+        self._wakeup = Wakeup(self._store)
+        self._lease_s, self._max_attempts = lease_s, max_attempts
+
+    def close(self) -> None:
+        self._wakeup.close()
+        self._store.close()
+
+    def rings(self, topic: Topic, poll_s: float = POLL_S) -> Iterator[None]:
+        """Yield now, and again whenever it is time to look: after each ring of `topic`, or after `poll_s`."""
+        return self._wakeup.bell(topic).rings(poll_s)
+
+    # From the client's side
+
+    def put(  # noqa: PLR0913 - one argument per column that a submit decides
+        self,
+        endpoint: str,
+        input: dict[str, Any],
+        *,
+        owner: str,
+        base_url: str,
+        priority: int = 0,
+        webhook: str | None = None,
+        start_timeout_s: float | None = None,
+        store_io: bool = True,
+        max_queue: int | None = None,
+        finished: tuple[int, dict[str, Any], str | None] | None = None,
+    ) -> Job:
+        """Store a request; on return it is on the disk.
+
+        Args:
+            store_io: False: forget the input once the job is finished, and the job soon after.
+            max_queue: how many jobs may wait before this one.
+            finished: (http_status, body, error_type) of a request that needs no worker, such as an invalid input.
+
+        Raises:
+            QueueFull: `max_queue` jobs wait already; nothing was stored.
+        """
+        row = {
+            "id": str(uuid.uuid4()),
+            "endpoint": endpoint,
+            "owner": owner,
+            "state": "IN_QUEUE",
+            "input": input,
+            "base_url": base_url,
+            "priority": priority,
+            "webhook": webhook,
+            "start_timeout_s": start_timeout_s,
+            "store_io": store_io,
+            "created_at": time.time(),
+        }
+        if start_timeout_s is not None:
+            row |= {"deadline": self._clock.now() + start_timeout_s, "clock": self._clock.name}
+        with self._changing("work") as connection:
+            if max_queue is not None and finished is None and _waiting(connection, max_queue) == max_queue:
+                raise QueueFull
+            connection.execute(insert(jobs).values(row))
+            this = jobs.c.id == row["id"]
+            if finished is not None:
+                complete(connection, self._clock, this, Outcome(*finished))
+            return job_of(connection.execute(select(*JOB_COLUMNS).where(this)).one())
+
+    def get(self, job_id: str, owner: str | None = None) -> Job | None:
+        """The job; None when there is none, or when it belongs to another owner than the one given."""
+        whose = jobs.c.owner == owner if owner is not None else true()
+        with self._store.reading() as connection:
+            row = connection.execute(select(*JOB_COLUMNS).where(jobs.c.id == job_id, whose)).one_or_none()
+        return job_of(row) if row else None
+
+    def position(self, job: Job) -> int:
+        """How many waiting jobs come before this one; 0 is next."""
+        ahead = (jobs.c.priority < job.priority) | ((jobs.c.priority == job.priority) & (jobs.c.seq < job.seq))
+        with self._store.reading() as connection:
+            return connection.scalar(select(func.count()).select_from(jobs).where(WAITING, ahead)) or 0
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        by_state = select(jobs.c.state, func.count().label("number")).group_by(jobs.c.state)
+        with self._store.reading() as connection:
+            found = {row.state: row.number for row in connection.execute(by_state)}
+        return {state: found.get(state, 0) for state in get_args(State)}
+
+    def logs(self, job_id: str) -> list[LogLine]:
+        """The job's lines so far, oldest first."""
+        lines = select(logs.c.timestamp, logs.c.message, logs.c.level, logs.c.source)
+        with self._store.reading() as connection:
+            return [
+                LogLine(*row) for row in connection.execute(lines.where(logs.c.job_id == job_id).order_by(logs.c.id))
+            ]
+
+    def cancel(self, job_id: str, owner: str | None = None) -> Cancellation:
+        """End a waiting job at once; ask the worker of a running one to stop after its step."""
+        whose = and_(jobs.c.id == job_id, jobs.c.owner == owner if owner is not None else true())
+        with self._changing("news") as connection:
+            state: State | None = connection.scalar(select(jobs.c.state).where(whose).with_for_update())
+            match state:
+                case None:
+                    return "NOT_FOUND"
+                case "COMPLETED":
+                    return "ALREADY_COMPLETED"
+                case "IN_QUEUE":
+                    complete(connection, self._clock, whose, outcome_of(ClientCancelled()))
+                case "IN_PROGRESS":
+                    connection.execute(update(jobs).where(whose).values(cancel_requested=True))
+        return "CANCELLATION_REQUESTED"
+
+    # From the worker's side
+
+    def claim(self, worker: str, endpoints: Sequence[str], most: int = 1) -> list[Job]:
+        """Take the next job, and up to `most` of its endpoint. `worker` names one process run, never used again."""
+        with self._store.reading() as connection:
+            if not connection.scalar(select(exists().where(WAITING, jobs.c.endpoint.in_(endpoints)))):
+                return []
+        statement = claim_statement(self._clock, worker, endpoints, most, self._lease_s)
+        with self._changing("news", durable=False) as connection:
+            claimed = [job_of(row) for row in connection.execute(statement)]
+        return sorted(claimed, key=lambda job: (job.priority, job.seq))
+
+    def heartbeat(self, job: Job) -> Beat:
+        """Renew the lease."""
+        renewed = {"deadline": self._clock.now() + self._lease_s, "clock": self._clock.name}
+        with self._store.writing() as connection:
+            beat = update(jobs).where(held_by(job)).values(renewed).returning(jobs.c.cancel_requested)
+            return _beat(connection.scalar(beat))
+
+    def look(self, job: Job) -> Beat:
+        """What `heartbeat` answers, without renewing the lease: a read, for a few times per second."""
+        with self._store.reading() as connection:
+            return _beat(connection.scalar(select(jobs.c.cancel_requested).where(held_by(job))))
+
+    def log(self, job: Job, *lines: LogLine) -> bool:
+        """Add lines for the client. False: the job was given to someone else."""
+        with self._changing("news", durable=False) as connection:
+            mine = connection.scalar(select(jobs.c.seq).where(held_by(job)).with_for_update()) is not None
+            if mine and lines:
+                connection.execute(insert(logs), [{"job_id": job.id, **vars(line)} for line in lines])
+            return mine
+
+    def finish(
+        self,
+        job: Job,
+        http_status: int,
+        body: dict[str, Any],
+        *,
+        error_type: str | None = None,
+        inference_time: float | None = None,
+    ) -> bool:
+        """Record the outcome and queue the webhook. False: the job was given to someone else, the result is dropped."""
+        outcome = Outcome(http_status, body, error_type, inference_time)
+        with self._changing("news", "work") as connection:
+            return complete(connection, self._clock, held_by(job), outcome)
+
+    def release(self, job: Job) -> bool:
+        """Give a job back unfinished, without counting the attempt: this worker is leaving."""
+        with self._changing("news", "work") as connection:
+            return requeue(connection, held_by(job), spare=True)
+
+    # From the caretaker's side
+
+    def rescue(self, worker: str | None = None) -> int:
+        """Give away or finish the jobs whose lease or start timeout passed, and all of `worker`, which is known dead.
+
+        Returns:
+            how many jobs were moved.
+        """
+        if not rescue.needed(self._store, worker):
+            return 0
+        with self._changing("news", "work") as connection:
+            return rescue.rescue(connection, self._clock, self._max_attempts, worker)
+
+    def prune(self, older_than_s: float) -> int:
+        """Forget requests that finished `older_than_s` ago and whose webhook is settled. Returns how many."""
+        return rescue.prune(self._store, older_than_s)
+
+    # Webhooks, keys, workers
+
+    def due_webhooks(self, most: int = 16) -> list[Webhook]:
+        """Webhooks to send now; nobody else gets them for a while. Tell what became of each."""
+        return outbox.due(self._store, most)
+
+    def webhook_delivered(self, webhook: Webhook) -> None:
+        outbox.settle(self._store, webhook, retry_in_s=None, error=None)
+
+    def webhook_failed(self, webhook: Webhook, error: str, retry_in_s: float | None) -> None:
+        """`retry_in_s` None: given up."""
+        outbox.settle(self._store, webhook, retry_in_s=retry_in_s, error=error)
+
+    def add_key(self, name: str, key_hash: str) -> None:
+        """Raises KeyExists for a name that is or was in use: requests of its owner may still be stored."""
+        keyring.add(self._store, name, key_hash)
+
+    def find_key(self, key_hash: str) -> str | None:
+        """The owner's name, unless the key is unknown or revoked."""
+        return keyring.find(self._store, key_hash)
+
+    def list_keys(self) -> list[Key]:
+        return keyring.every(self._store)
+
+    def revoke_key(self, name: str) -> bool:
+        """False: there is no such key in force."""
+        return keyring.revoke(self._store, name)
+
+    def has_keys(self) -> bool:
+        """Whether any key was ever made: revoking the last one must not open the server."""
+        return keyring.any_made(self._store)
+
+    def publish_worker(self, state: WorkerState) -> None:
+        """Say how a worker is; `state.age_s` is ignored."""
+        roster.publish(self._store, state)
+
+    def forget_worker(self, name: str) -> None:
+        roster.forget(self._store, name)
+
+    def workers(self) -> list[WorkerState]:
+        """What each worker last said; one that is silent for longer than the lease is left out."""
+        return [state for state in roster.every(self._store) if state.age_s <= self._lease_s]
+
+    @contextmanager
+    def _changing(self, *topics: Topic, durable: bool = True) -> Iterator[Connection]:
+        with self._store.writing_durably() if durable else self._store.writing() as connection:
+            yield connection
+            for topic in topics:
+                self._wakeup.ring_with(connection, topic)
+        for topic in topics:
+            self._wakeup.ring(topic)
+
+
+def _waiting(connection: Connection, most: int) -> int:
+    return (
+        connection.scalar(select(func.count()).select_from(select(jobs.c.seq).where(WAITING).limit(most).subquery()))
+        or 0
+    )
+
+
+def _beat(cancel: bool | None) -> Beat:
+    return Beat(owned=cancel is not None, cancel=bool(cancel))

@@ -1,0 +1,69 @@
+"""Jobs that nobody will finish otherwise: expired leases, passed start timeouts; and the end of old ones."""
+
+import time
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, delete, exists, insert, not_, or_, select
+
+from server.errors import ClientCancelled, RequestTimeout, RunnerDisconnected
+from server.queue.job import Outcome
+from server.queue.rows import RUNNING, complete, outcome_of, requeue, too_late
+from server.queue.store import Clock, Store
+from server.queue.tables import jobs, logs, outbox
+
+BATCH = 500
+DELIVERY_S = 3600.0
+"""How long a result waits for its client that asked for nothing to be kept; fal keeps it about an hour, too."""
+RERUN = "The worker stopped; the request is queued again."
+
+
+def needed(store: Store, worker: str | None) -> bool:
+    """Whether there is anything to rescue: a read, so that looking every second costs no write lock."""
+    with store.reading() as connection:
+        return bool(connection.scalar(select(exists().where(lost(store.clock, worker)))))
+
+
+def lost(clock: Clock, worker: str | None) -> ColumnElement[bool]:
+    return or_(too_late(clock), and_(RUNNING, jobs.c.worker == worker)) if worker else too_late(clock)
+
+
+def rescue(connection: Connection, clock: Clock, max_attempts: int, worker: str | None) -> int:
+    """Requeue or finish each lost job. See Queue.rescue."""
+    columns = (jobs.c.seq, jobs.c.id, jobs.c.state, jobs.c.attempt, jobs.c.spared, jobs.c.cancel_requested)
+    found = select(*columns).where(lost(clock, worker)).limit(BATCH).with_for_update(skip_locked=True)
+    rows = connection.execute(found).mappings().all()
+    for row in rows:
+        outcome = _ending(row, max_attempts)
+        if outcome:
+            complete(connection, clock, jobs.c.seq == row["seq"], outcome)
+        else:
+            requeue(connection, jobs.c.seq == row["seq"], spare=False)
+            line = {"timestamp": time.time(), "message": RERUN, "level": "WARN", "source": "USER"}
+            connection.execute(insert(logs).values(job_id=row["id"], **line))
+    return len(rows)
+
+
+def _ending(row: RowMapping, max_attempts: int) -> Outcome | None:
+    """How a lost job ends; None: it is run again."""
+    if row["state"] == "IN_QUEUE":
+        return outcome_of(RequestTimeout())
+    if row["cancel_requested"]:
+        return outcome_of(ClientCancelled())
+    if row["attempt"] - row["spared"] >= max_attempts:
+        return outcome_of(RunnerDisconnected())
+    return None
+
+
+def prune(store: Store, older_than_s: float) -> int:
+    """Delete finished jobs in small transactions, so that no submit waits long. See Queue.prune."""
+    untold = exists().where(outbox.c.job_id == jobs.c.id, outbox.c.deadline.is_not(None))
+    keep_s = case((jobs.c.store_io, older_than_s), else_=min(older_than_s, DELIVERY_S))
+    old = and_(jobs.c.state == "COMPLETED", jobs.c.finished_at < time.time() - keep_s, not_(untold))
+    total = 0
+    while True:
+        with store.writing() as connection:
+            ids = connection.scalars(select(jobs.c.id).where(old).limit(BATCH)).all()
+            for table, column in ((logs, logs.c.job_id), (outbox, outbox.c.job_id), (jobs, jobs.c.id)):
+                connection.execute(delete(table).where(column.in_(ids)))
+        total += len(ids)
+        if len(ids) < BATCH:
+            return total

@@ -1,0 +1,168 @@
+"""Store: the database below the queue: transactions, how durable each is, and the clock that leases run by."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    Float,
+    cast,
+    create_engine,
+    event,
+    extract,
+    func,
+    literal,
+    make_url,
+)
+
+BUSY_TIMEOUT_S = 10
+NETWORK_FILESYSTEMS = (
+    *(
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb2",
+        "smb3",
+        "smbfs",
+        "ncpfs",
+        "afs",
+        "ceph",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "ocfs2",
+        "gfs2",
+    ),
+    *("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.juicefs", "fuse.rclone", "fuse.gcsfuse"),
+)
+"""Their locks and shared memory do not hold between hosts, so SQLite's WAL would corrupt there."""
+
+
+class StoreError(Exception):
+    """The queue's database cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The time that leases and timeouts are measured with, immune to changes of the wall clock.
+
+    PostgreSQL: the server's clock, one for all hosts. SQLite: seconds since boot, which all processes of the one host
+    share; `name` then holds the boot, because after a reboot the numbers start again.
+    """
+
+    name: str
+
+    def now(self) -> ColumnElement[float]:
+        if self.name == "postgresql":
+            return cast(extract("epoch", func.clock_timestamp()), Float)
+        return literal(time.clock_gettime(time.CLOCK_BOOTTIME), Float)
+
+
+def _clock(url: URL) -> Clock:
+    if url.get_backend_name() == "postgresql":
+        return Clock("postgresql")
+    return Clock(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+
+
+class Store:
+    """One database, opened twice on SQLite: with and without an fsync per commit.
+
+    A commit without fsync survives kill -9 and loses at most the newest claims and heartbeats in a power failure, which
+    leaves a job queued; an acknowledged request or result is always committed with fsync.
+
+    Raises:
+        StoreError: a URL of another database, SQLite in memory or on a network file system.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = make_url(url)
+        self.clock = _clock(self.url)
+        match self.url.get_backend_name():
+            case "sqlite":
+                refuse_network_filesystem(self.sqlite_file.parent)
+                self._durable, self._quick = _sqlite(self.url, "FULL"), _sqlite(self.url, "NORMAL")
+            case "postgresql":
+                self._durable = self._quick = create_engine(
+                    self.url, pool_size=5, max_overflow=10, pool_pre_ping=True, hide_parameters=True
+                )
+            case other:
+                raise StoreError(f"the queue lives in sqlite or postgresql, not in {other}: change database_url")
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def sqlite_file(self) -> Path:
+        if not self.url.database or self.url.database == ":memory:":
+            raise StoreError("the queue must outlive the process: give database_url a file, not SQLite in memory")
+        return Path(self.url.database)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads."""
+        with self._quick.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction whose loss in a power failure costs nothing but time (SQLite: no fsync)."""
+        with self._quick.execution_options(begin="IMMEDIATE").begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing_durably(self) -> Iterator[Connection]:
+        """A transaction that is on the disk once it returns."""
+        with self._durable.execution_options(begin="IMMEDIATE").begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        for engine in {self._durable, self._quick}:
+            engine.dispose()
+
+
+def _sqlite(url: URL, synchronous: str) -> Engine:
+    # isolation_level None: Python's driver must not begin transactions by itself, they begin below.
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None}, hide_parameters=True)
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A writer that starts as a reader can deadlock with another one, and then busy waiting does not help.
+        connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('begin', 'DEFERRED')}")
+
+    return engine
+
+
+def refuse_network_filesystem(folder: Path, mounts: str | None = None) -> None:
+    """Raise StoreError when `folder` lies on a network file system. `mounts`: text like /proc/self/mountinfo's."""
+    kind = filesystem_of(folder, mounts if mounts is not None else Path("/proc/self/mountinfo").read_text())
+    if kind in NETWORK_FILESYSTEMS:
+        raise StoreError(
+            f"{folder} is on a network file system ({kind}), where SQLite corrupts: "
+            "put data_dir on a local disk, or set database_url to a PostgreSQL server"
+        )
+
+
+def filesystem_of(folder: Path, mounts: str) -> str | None:
+    """The type of the file system that holds `folder`: the last mount on the longest matching path (proc(5))."""
+    here, best, kind = Path(os.path.realpath(folder)), 0, None
+    for line in mounts.splitlines():
+        fields, _, rest = line.partition(" - ")
+        mount_point = Path(fields.split()[4].replace("\\040", " "))
+        if here.is_relative_to(mount_point) and len(mount_point.parts) >= best:
+            best, kind = len(mount_point.parts), rest.split()[0]
+    return kind

@@ -1,0 +1,118 @@
+"""The tables (SQLAlchemy Core), the same on SQLite and PostgreSQL. Changed only through migrations/."""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData()
+
+_serial = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER PRIMARY KEY counts by itself on SQLite
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("seq", _serial, primary_key=True, autoincrement=True),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("endpoint", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("state", String(11), nullable=False),
+    Column("input", JSON, nullable=False),
+    Column("base_url", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("webhook", Text),
+    # False: the client wants its payload kept no longer than its delivery takes (X-Fal-Store-IO: 0).
+    Column("store_io", Boolean, nullable=False, server_default=text("true")),
+    Column("start_timeout_s", Float),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    # Attempts that a draining worker gave back: they move the fence but do not count against max_attempts.
+    Column("spared", Integer, nullable=False, server_default="0"),
+    Column("worker", Text),
+    # Waiting: when the start timeout passes; running: when the lease expires. In seconds of the clock named beside it.
+    Column("deadline", Float),
+    Column("clock", Text),
+    Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("http_status", Integer),
+    Column("result", JSON(none_as_null=True)),
+    Column("error_type", Text),
+    Column("inference_time", Float),
+    sqlite_autoincrement=True,  # a pruned job's seq is never given out again
+)
+# One small index per question, so that finished jobs weigh nothing on the hot path.
+Index(
+    "jobs_waiting",
+    jobs.c.priority,
+    jobs.c.seq,
+    postgresql_where=text("state = 'IN_QUEUE'"),
+    sqlite_where=text("state = 'IN_QUEUE'"),
+)
+Index(
+    "jobs_running",
+    jobs.c.deadline,
+    postgresql_where=text("state = 'IN_PROGRESS'"),
+    sqlite_where=text("state = 'IN_PROGRESS'"),
+)
+Index(
+    "jobs_finished",
+    jobs.c.finished_at,
+    postgresql_where=text("state = 'COMPLETED'"),
+    sqlite_where=text("state = 'COMPLETED'"),
+)
+
+logs = Table(
+    "logs",
+    metadata,
+    Column("id", _serial, primary_key=True, autoincrement=True),
+    Column("job_id", String(36), nullable=False, index=True),
+    Column("timestamp", Float, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("level", Text, nullable=False),
+    Column("source", Text, nullable=False),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", _serial, primary_key=True, autoincrement=True),
+    Column("job_id", String(36), nullable=False, index=True),
+    Column("url", Text, nullable=False),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    # When to send next, in seconds of the clock named beside it; NULL: delivered or given up.
+    Column("deadline", Float, index=True),
+    Column("clock", Text),
+    Column("last_error", Text),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("key_hash", Text, nullable=False, unique=True),
+    Column("created_at", Float, nullable=False),
+    Column("revoked_at", Float),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("seen", Float, nullable=False),
+    Column("clock", Text, nullable=False),
+)

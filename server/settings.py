@@ -1,0 +1,127 @@
+"""Every setting: frozen, read once from VERAICON_*, the unit in the name; an unknown name refuses to start."""
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "VERAICON_"
+
+
+class SettingsError(Exception):
+    """A VERAICON_* environment variable is unknown or has a bad value."""
+
+
+class Settings(BaseSettings):
+    """One frozen object, made at start and handed down. Each field is the environment variable VERAICON_<FIELD>."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    data_dir: Path = Field(default=Path("data"), description="The queue, the pictures and the keys live below here.")
+    database_url: str | None = Field(
+        default=None, description="SQLAlchemy URL of the queue; the default is SQLite in data_dir/queue.db."
+    )
+    files_url: str | None = Field(
+        default=None, description="Where pictures go: file:///folder or s3://bucket/prefix; default data_dir/files."
+    )
+    weights: Literal["full", "tiny"] = Field(
+        default="full", description="full: real checkpoints; tiny: embedded random weights, pictures are noise."
+    )
+    weights_dir: Path | None = Field(
+        default=None, description="Folder of the real checkpoints; default data_dir/weights."
+    )
+    catalog: str = Field(default="pipelines.catalog:CATALOG", description="Import string of the endpoints offered.")
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; anything but loopback needs API keys.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
+    tls_cert: Path | None = Field(default=None, description="Certificate chain (PEM); with tls_key, serve HTTPS.")
+    tls_key: Path | None = Field(default=None, description="Private key (PEM) of tls_cert.")
+    trusted_proxies: str = Field(
+        default="127.0.0.1",
+        description="Reverse proxies whose X-Forwarded-Proto and -For are believed: addresses, CIDRs, or *.",
+    )
+    outbound: str = Field(
+        default="public",
+        description="Which hosts picture and webhook URLs may name: public, none, or public plus a comma-separated "
+        "list of CIDRs and host names (10.0.0.0/8,media.studio.lan) that may be private.",
+    )
+
+    device: str | None = Field(
+        default=None, description="cuda, cuda:N or cpu; default cuda for full weights, cpu for tiny. Never a fallback."
+    )
+    dtype: Literal["float16", "bfloat16", "float32"] | None = Field(
+        default=None, description="Precision of the networks; default float16 on cuda, float32 on cpu."
+    )
+    max_side_px: int = Field(
+        default=1280, ge=64, le=2048, multiple_of=64, description="Longest side of pictures sized by the photo."
+    )
+    workers: int | None = Field(
+        default=None, ge=1, description="Worker processes; default one per GPU, or one on the CPU."
+    )
+
+    max_body_mb: int = Field(default=64, ge=1, description="Largest request body, data URIs included.")
+    max_upload_mb: int = Field(default=128, ge=1, description="Largest file to upload, in one piece or in parts.")
+    max_image_mb: int = Field(default=50, ge=1, description="Largest picture to fetch or decode, as a file.")
+    max_image_mp: int = Field(default=64, ge=1, description="Largest picture to decode, in megapixels.")
+    fetch_timeout_s: float = Field(default=30, gt=0, description="Total time to fetch one picture.")
+    max_queue: int = Field(default=10_000, ge=1, description="Jobs that may wait; one more is answered 429.")
+
+    lease_s: float = Field(default=30, gt=0, description="A job whose worker is silent for this long is given away.")
+    heartbeat_s: float = Field(
+        default=5, gt=0, description="How often a worker says that it lives; lease_s / 3 at most."
+    )
+    max_attempts: int = Field(default=3, ge=1, description="How often a job is tried when its worker dies.")
+    job_timeout_s: float = Field(default=600, gt=0, description="A job without a finished step for this long is ended.")
+    drain_s: float = Field(default=30, ge=0, description="On SIGTERM, time for the running job to finish.")
+    keep_results_h: float = Field(default=720, gt=0, description="How long finished requests and pictures are kept.")
+
+    log_format: Literal["console", "json"] = Field(default="console", description="How log lines look.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level to log.")
+
+    @model_validator(mode="after")
+    def a_lease_outlasts_lost_heartbeats(self) -> Self:
+        if self.lease_s < 3 * self.heartbeat_s:
+            raise ValueError(f"{PREFIX}LEASE_S must be at least three times {PREFIX}HEARTBEAT_S")
+        return self
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'queue.db'}"
+
+    @property
+    def resolved_files_url(self) -> str:
+        return self.files_url or f"file://{self.data_dir.absolute() / 'files'}"
+
+    @property
+    def resolved_weights_dir(self) -> Path:
+        return self.weights_dir or self.data_dir / "weights"
+
+    @property
+    def resolved_device(self) -> str:
+        return self.device or ("cpu" if self.weights == "tiny" else "cuda")
+
+
+def child_environment(settings: Settings, **more: str) -> dict[str, str]:
+    """This process's environment for a child whose `read_settings` shall return `settings`; `more` is set besides."""
+    others = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
+    values = settings.model_dump(mode="json", exclude_none=True)
+    return {**others, **{f"{PREFIX}{name.upper()}": str(value) for name, value in values.items()}, **more}
+
+
+def read_settings(**overrides: object) -> Settings:
+    """Settings from the environment; `overrides` (command-line options) win.
+
+    Raises:
+        SettingsError: an unknown VERAICON_* name or a bad value, each named.
+    """
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+    if unknown:
+        raise SettingsError(f"unknown setting {', '.join(unknown)}; `veraicon settings` lists every name")
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # pyright: ignore[reportArgumentType]
+    except ValidationError as error:
+        lines = [f"{PREFIX}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        raise SettingsError("; ".join(lines)) from None

@@ -1,0 +1,126 @@
+"""Stages of a job inside a worker: prepare (fetch the pictures), generate, save; and how it ends when one fails."""
+
+import contextlib
+import gc
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipelines.endpoint import Image, Picture, Pipeline
+from pipelines.errors import Cancelled, OutOfMemory, PipelineError
+from server.assignment import Assignment
+from server.bodies import FILE
+from server.errors import RequestError, error_response
+from server.files import FileStore
+from server.inputs import fetch
+from server.png import encode
+from server.queue.queue import Queue
+from server.settings import Settings
+
+FETCHES_AT_ONCE = 4
+FINISH_RETRIES_S = (0.5, 1, 2, 4, 8)
+"""Pauses while the database takes no writes; after the last one the job is left to its lease and run again."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What the stages need. `pipelines` by endpoint id."""
+
+    settings: Settings
+    queue: Queue
+    files: FileStore
+    pipelines: Mapping[str, Pipeline]
+
+    def prepare(self, assignment: Assignment) -> None:
+        """Fetch the request's pictures and make it ready on the CPU. Raises InputError naming the field."""
+        began = time.monotonic()
+        job, endpoint = assignment.job, assignment.endpoint
+        request = endpoint.input.model_validate(job.input)
+        assignment.say("Preparing")
+        with ThreadPoolExecutor(FETCHES_AT_ONCE) as pool:
+            images = list(pool.map(lambda field: fetch(field, self.settings, self.files), request.images()))
+        assignment.prepared = self.pipelines[endpoint.id].prepare(request.request(), images)
+        assignment.seconds += time.monotonic() - began
+
+    def generate(self, batch: Sequence[Assignment]) -> list[list[Picture]]:
+        """The pictures of each job; all of one endpoint and batch key. Stops early only when every job should."""
+        began = time.monotonic()
+        try:
+            return self._generate(batch)
+        finally:
+            for assignment in batch:
+                assignment.seconds += time.monotonic() - began
+
+    def _generate(self, batch: Sequence[Assignment]) -> list[list[Picture]]:
+        """`generate`, and once more when the memory did not suffice."""
+        pipeline = self.pipelines[batch[0].endpoint.id]
+        prepared = [assignment.prepared for assignment in batch]
+
+        def on_step(step: int, total: int) -> bool:
+            stops = [assignment.on_step(step, total) for assignment in batch]
+            return all(stops)
+
+        with contextlib.suppress(OutOfMemory):
+            return pipeline.generate(prepared, on_step)
+        # Outside the handler: its traceback would keep the first try's tensors alive.
+        log.warning("out of memory, trying once more", request_ids=[assignment.job.id for assignment in batch])
+        gc.collect()
+        return pipeline.generate(prepared, on_step)
+
+    def save(self, assignment: Assignment, pictures: Sequence[Picture]) -> None:
+        """Files first, then the row: a crash between the two leaves files that nobody knows, never a broken result."""
+        assignment.say("Saving")
+        images = [self._store(picture) for picture in pictures]
+        body = assignment.endpoint.output.of(images, pictures[0].seed).model_dump(mode="json")
+        log.info("job done", request_id=assignment.job.id, seconds=round(assignment.seconds, 3))
+        self._finish(assignment, 200, body)
+
+    def fail(self, assignment: Assignment, error: Exception) -> None:
+        """End a job that `error` stopped. One that was taken away is dropped, one that we leave is given back."""
+        job = assignment.job
+        if assignment.stop == "lost":
+            log.warning("job lost", request_id=job.id, attempt=job.attempt)
+        elif assignment.stop == "leaving" and isinstance(error, Cancelled):
+            self.queue.release(job)
+            log.info("job given back", request_id=job.id)
+        else:
+            response = error_response(error)
+            if isinstance(error, PipelineError | RequestError):
+                log.info("job ended", request_id=job.id, error_type=response.error_type)
+            else:
+                log.error("job failed", request_id=job.id, exc_info=error)
+            self._finish(assignment, response.status, response.body, response.error_type)
+
+    def _store(self, picture: Picture) -> Image:
+        stored = self.files.save(encode(picture.image, picture.text), "image/png")
+        height, width, _ = picture.image.shape
+        return Image(
+            url=FILE + stored.id,
+            content_type=stored.content_type,
+            file_name=stored.file_name,
+            file_size=stored.size,
+            width=width,
+            height=height,
+        )
+
+    def _finish(
+        self, assignment: Assignment, http_status: int, body: dict[str, Any], error_type: str | None = None
+    ) -> None:
+        job, outcome = assignment.job, {"error_type": error_type, "inference_time": round(assignment.seconds, 6)}
+        for pause in (*FINISH_RETRIES_S, None):
+            try:
+                assignment.flush(self.queue)
+                if not self.queue.finish(job, http_status, body, **outcome):
+                    log.warning("result dropped: the job was given to another worker", request_id=job.id)
+                return
+            except SQLAlchemyError as error:
+                log.warning("the result cannot be stored yet", request_id=job.id, error=type(error).__name__)
+                if pause is not None:
+                    time.sleep(pause)

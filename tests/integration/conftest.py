@@ -1,0 +1,46 @@
+"""Fixtures of the queue's, the worker's and the supervisor's tests."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from server.queue.migrations import create_tables
+from server.queue.queue import Queue
+from tests.databases import STORES, PostgreSQL, running_postgresql
+
+LEASE_S = 0.6
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    with running_postgresql(tmp_path_factory.mktemp("postgresql")) as server:
+        yield server
+
+
+@pytest.fixture(params=STORES)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'queue.db'}"
+    return request.getfixturevalue("postgresql").new_database()
+
+
+@pytest.fixture
+def open_queue(database_url: str) -> Iterator[Callable[[], Queue]]:
+    """Opens the same database again and again, as the processes of one server do."""
+    opened: list[Queue] = []
+
+    def open_one() -> Queue:
+        create_tables(database_url)
+        opened.append(Queue(database_url, lease_s=LEASE_S, max_attempts=3))
+        return opened[-1]
+
+    yield open_one
+    for queue in opened:
+        queue.close()
+
+
+@pytest.fixture
+def queue(open_queue: Callable[[], Queue]) -> Queue:
+    return open_queue()

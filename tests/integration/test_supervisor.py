@@ -1,0 +1,147 @@
+"""Workers are kept alive and their jobs rescued: whatever is killed, an acknowledged request gets its one result."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from server.settings import Settings
+from server.supervisor import DeviceError, Place, places_of, supervise
+from tests.pipelines.blue_square import BLUE_SQUARE
+from tests.pipelines.exits import EXITS
+from tests.server_process import ServerProcess
+from tests.worker_process import Site, eventually
+
+CHARACTERS = "tests.pipelines.catalog:CATALOG"
+
+
+@contextmanager
+def supervised(site: Site, count: int = 1) -> Iterator[None]:
+    """A supervisor in this process, its workers in their own."""
+    settings = Settings(data_dir=site.folder, weights="tiny", **site.settings)
+    stop = threading.Event()
+    places = [Place(f"test:{index}") for index in range(count)]
+    thread = threading.Thread(target=supervise, args=(settings, site.queue, places, stop))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    site.queue.close()
+
+
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    return [child for child in process.children() if "server.worker" in child.cmdline()]
+
+
+def test_a_killed_worker_is_replaced_and_its_job_run_again_without_waiting_for_the_lease(site):
+    with supervised(site):
+        job = site.running(site.put(BLUE_SQUARE, steps=60, step_s=0.05))
+        [worker] = workers_of(psutil.Process())
+        worker.kill()
+        eventually(lambda: site.queue.get(job.id).state == "IN_QUEUE", limit_s=1.5)
+        done = site.done(job)
+    assert (done.http_status, done.attempt) == (200, 2)
+
+
+def test_a_fleet_on_postgresql_survives_a_killed_worker_too(tmp_path, postgresql):
+    site = Site(tmp_path, database_url=postgresql.new_database())
+    with supervised(site, 2):
+        jobs = [site.put(BLUE_SQUARE, steps=40, step_s=0.05, seed=seed) for seed in range(4)]
+        site.running(jobs[0])
+        workers_of(psutil.Process())[0].kill()
+        done = [site.done(job) for job in jobs]
+    assert [job.result["seed"] for job in done] == [0, 1, 2, 3]
+    assert max(job.attempt for job in done) == 2
+    site.queue.close()
+
+
+def test_a_job_that_kills_every_worker_ends_and_the_others_do_not_suffer(site):
+    with supervised(site):
+        poison, good = site.put(EXITS), site.put(BLUE_SQUARE)
+        assert site.done(poison).error_type == "runner_disconnected"
+        assert site.done(good).http_status == 200
+    assert site.queue.get(poison.id).attempt == 3
+
+
+def test_several_workers_share_the_jobs(site):
+    with supervised(site, 2):
+        eventually(lambda: len([worker for worker in site.queue.workers() if worker.state == "ready"]) == 2)
+        time.sleep(1)  # two heartbeats: each has seen the other
+        jobs = [site.put(BLUE_SQUARE, steps=40, step_s=0.05) for _ in range(2)]
+        assert {site.done(job).worker.rpartition(":")[0] for job in jobs} == {"test:0", "test:1"}
+
+
+def test_while_a_model_cannot_be_loaded_the_roster_says_why(tmp_path):
+    site = Site(tmp_path, catalog="tests.pipelines.cannot_load:CATALOG")
+    with supervised(site):
+        eventually(lambda: any("unet.safetensors" in worker.message for worker in site.queue.workers()))
+        for _ in range(20):
+            states = [(worker.state, worker.message) for worker in site.queue.workers()]
+            assert states, "the reason must not fade while there is no worker"
+            time.sleep(0.1)
+    assert site.queue.workers() == []
+    site.queue.close()
+
+
+def test_stopping_ends_every_worker_and_gives_the_jobs_back(tmp_path):
+    site = Site(tmp_path, drain_s=0.3)
+    with supervised(site):
+        job = site.running(site.put(BLUE_SQUARE, steps=1000, step_s=0.05))
+    assert site.queue.get(job.id).state == "IN_QUEUE"
+    assert workers_of(psutil.Process()) == []
+    site.queue.close()
+
+
+def test_a_worker_does_not_outlive_its_supervisor(tmp_path):
+    server = ServerProcess(tmp_path, "worker", catalog=CHARACTERS)
+    server.start()
+    try:
+        [worker] = eventually(lambda: workers_of(psutil.Process(server.process.pid)))
+        server.process.kill()
+        server.process.wait()
+        worker.wait(30)
+    finally:
+        server.kill()
+    assert not worker.is_running()
+
+
+@pytest.mark.parametrize("moment", ["queued", "running"])
+def test_after_everything_was_killed_an_acknowledged_request_still_gets_its_one_result(tmp_path, moment):
+    settings = {"catalog": CHARACTERS, "lease_s": 2, "heartbeat_s": 0.4}
+    note = tmp_path / "note"
+    body = {"prompt": "x", "note": str(note), "steps": 20, "step_s": 0.05, "seed": 11}
+    with ServerProcess(tmp_path, **settings) as server:
+        ahead = server.wire.submit(BLUE_SQUARE.id, body | {"steps": 1000, "note": None}) if moment == "queued" else None
+        request = server.wire.submit(BLUE_SQUARE.id, body)
+        if moment == "running":
+            eventually(note.exists)
+        server.kill()
+    with ServerProcess(tmp_path, **settings) as server:
+        if ahead:
+            server.wire.put(f"/test/blue-square/requests/{ahead['request_id']}/cancel")
+        server.wire.wait_for(request, "COMPLETED")
+        answer = server.wire.get(f"/test/blue-square/requests/{request['request_id']}")
+    assert (answer.status, answer.json["seed"]) == (200, 11)
+    assert note.read_text().split() == ["11"] * (2 if moment == "running" else 1)
+
+
+def test_cuda_is_never_replaced_by_the_cpu(tmp_path):
+    with pytest.raises(DeviceError, match="tiny"):
+        places_of(Settings(data_dir=tmp_path, device="cuda"))
+
+
+def test_one_worker_runs_on_the_cpu_unless_more_are_asked_for(tmp_path):
+    assert len(places_of(Settings(data_dir=tmp_path, weights="tiny"))) == 1
+    assert len(places_of(Settings(data_dir=tmp_path, weights="tiny", workers=3))) == 3

@@ -1,0 +1,24 @@
+"""CATALOG of characters, one per way in which a job can go: VERAICON_CATALOG=tests.pipelines.catalog:CATALOG."""
+
+from pipelines.endpoint import Endpoint
+from tests.pipelines.black_out import BLACK_OUT
+from tests.pipelines.blue_square import BLUE_SQUARE
+from tests.pipelines.broken import BROKEN
+from tests.pipelines.exits import EXITS
+from tests.pipelines.hangs import HANGS
+from tests.pipelines.loses_device import LOSES_DEVICE
+from tests.pipelines.nobody_there import NOBODY_THERE
+from tests.pipelines.out_of_memory import OUT_OF_MEMORY
+from tests.pipelines.tight import TIGHT
+
+CATALOG: tuple[Endpoint, ...] = (
+    BLACK_OUT,
+    BLUE_SQUARE,
+    BROKEN,
+    EXITS,
+    HANGS,
+    LOSES_DEVICE,
+    NOBODY_THERE,
+    OUT_OF_MEMORY,
+    TIGHT,
+)

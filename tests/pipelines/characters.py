@@ -1,0 +1,86 @@
+"""What the test endpoints share: a request with one optional picture, a response with pictures, a blue square."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image as PILImage
+from pydantic import Field
+
+from pipelines.endpoint import Endpoint, Image, ImageField, Input, OnStep, Output, Picture
+from pipelines.errors import Cancelled
+from pipelines.profile import Profile
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the test pipelines are asked for. `note`: a file to which `generate` appends a line when it starts."""
+
+    steps: int
+    step_s: float
+    seed: int
+    note: str | None
+
+
+class CharacterInput(Input):
+    prompt: str
+    image_url: str | None = None
+    steps: int = Field(default=2, ge=1, le=1000)
+    step_s: float = 0.0
+    seed: int = 7
+    note: str | None = None
+
+    def images(self) -> list[ImageField]:
+        return [ImageField(("image_url",), self.image_url)] if self.image_url else []
+
+    def request(self) -> Wish:
+        return Wish(self.steps, self.step_s, self.seed, self.note)
+
+
+class CharacterOutput(Output):
+    images: list[Image]
+    seed: int
+
+    @classmethod
+    def of(cls, images: Sequence[Image], seed: int) -> Self:
+        return cls(images=list(images), seed=seed)
+
+
+@dataclass(frozen=True)
+class ReadyWish:
+    wish: Wish
+    batch_key: tuple[Any, ...] = ()
+
+
+class Character:
+    """A pipeline that draws one blue square in `steps` steps; the others change one thing each."""
+
+    @classmethod
+    def load(cls, folder: Path, profile: Profile) -> Self:
+        return cls()
+
+    def prepare(self, request: Wish, images: Sequence[PILImage.Image]) -> ReadyWish:
+        return ReadyWish(request)
+
+    def generate(self, prepared: Sequence[ReadyWish], on_step: OnStep) -> list[list[Picture]]:
+        wish = prepared[0].wish
+        if wish.note:
+            with Path(wish.note).open("a") as notes:
+                notes.write(f"{wish.seed}\n")
+        for step in range(1, wish.steps + 1):
+            time.sleep(wish.step_s)
+            self.step(step)
+            if on_step(step, wish.steps):
+                raise Cancelled
+        return [[Picture(np.full((8, 8, 3), (0, 0, 255), np.uint8), one.wish.seed)] for one in prepared]
+
+    def step(self, step: int) -> None:
+        """Where a character misbehaves."""
+
+
+def endpoint(name: str, pipeline: str) -> Endpoint:
+    """The test endpoint ``test/<name>``."""
+    return Endpoint(f"test/{name}", name, "A test pipeline.", CharacterInput, CharacterOutput, pipeline, folder=name)
