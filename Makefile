@@ -9,7 +9,7 @@ help:
 	@echo "make demo    set up, send a photo to both endpoints through fal's own client, pictures in out/"
 	@echo "make serve   set up, then keep a server running on the tiny profile (WEIGHTS=full for real checkpoints)"
 	@echo "make test    set up, run every test that this machine can run"
-	@echo "make check   set up, formatting, lint, import contracts, types"
+	@echo "make check   set up, formatting, lint, import contracts, types, docs"
 	@echo "make fix     format and mend what the linter can mend"
 	@echo "make clean   remove the environment and what was made"
 
@@ -31,6 +31,7 @@ check: setup
 	@.venv/bin/ruff check .
 	@.venv/bin/lint-imports
 	@.venv/bin/pyright
+	@$(PY) -m scripts.check_docs
 
 fix: setup
 	@.venv/bin/ruff format .
