@@ -10,6 +10,7 @@ class Profile:
 
     Args:
         device: torch's name of the device, ``"cuda"``, ``"cuda:1"`` or ``"cpu"``. Never replaced by another one.
+            ``"meta"`` reads only names and shapes: such a pipeline can be examined and generates nothing.
         dtype: of the UNet, ControlNets, text encoders; the identity networks stay in float32.
         detector: ``"scrfd"`` (real weights, insightface) or ``"haar"`` (OpenCV's cascade, for the tiny profile, where
             no detector weights can be shipped).

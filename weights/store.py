@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from weights.manifest import Checkpoint, File, WeightsError, read_manifest, select
+from weights.places import PICKLES, is_whole_pickle, missing_shards, place_of
 
 SHAPES = Path(__file__).with_name("shapes")
 MOST_HEADER_BYTES = 100_000_000  # safetensors' own limit
+
+OBSOLETE = "position_ids"
+"""A table 0..76 that older text encoders saved; the loader passes over it."""
 
 Shapes = dict[str, tuple[list[int], str]]
 """Tensor name -> (shape, dtype)."""
@@ -18,7 +22,7 @@ Shapes = dict[str, tuple[list[int], str]]
 
 @dataclass(frozen=True)
 class Missing:
-    """A file that is not there, or not whole; `problem` says which."""
+    """A file that is not there, not whole, or not the right one; `problem` says which."""
 
     checkpoint: Checkpoint
     file: File
@@ -41,6 +45,22 @@ def missing(names: Iterable[str], root: Path) -> list[Missing]:
         for checkpoint in select(names, read_manifest())
         for file in checkpoint.files
         if (problem := _problem(root / file.target, file))
+    ]
+
+
+def misfits(names: Iterable[str], root: Path) -> list[Missing]:
+    """Files of the named checkpoints that are there, but whose headers are not those of the real ones.
+
+    Pickles, shards and a base in one file are judged when they are loaded.
+
+    Raises:
+        WeightsError: an unknown checkpoint name.
+    """
+    return [
+        Missing(checkpoint, file, problem)
+        for checkpoint in select(names, read_manifest())
+        for file in checkpoint.files
+        if file.shapes and (problem := _misfit(root / file.target, file))
     ]
 
 
@@ -72,7 +92,7 @@ def check_shapes(path: Path, manifest: Shapes) -> None:
         raise WeightsError(f"{path} is {size} bytes, its header promises {expected_size}: download it again")
     differences = [
         *(f"{key} is missing" for key in manifest if key not in header),
-        *(f"{key} is unexpected" for key in header if key not in manifest),
+        *(f"{key} is unexpected" for key in header if key not in manifest and not key.endswith(OBSOLETE)),
         *(
             f"{key} has shape {header[key]['shape']}, expected {shape}"
             for key, (shape, _) in manifest.items()
@@ -106,15 +126,33 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def _problem(path: Path, file: File) -> str:
-    """What is wrong with `path`, or ""."""
-    if not path.is_file():
+    """What is wrong with the file that stands for `path`, or ""."""
+    place = place_of(path)
+    if not place.is_file():
         return "is missing"
-    size, expected = path.stat().st_size, file.size
-    if expected is None and path.suffix == ".safetensors":
-        try:
-            expected = read_header(path)[1]
-        except WeightsError as error:
-            return str(error)
+    try:
+        if ".index." in place.name:
+            lacking = missing_shards(place)
+            return f"lacks {', '.join(lacking)}, which {place.name} names" if lacking else ""
+        expected = read_header(place)[1] if place.suffix == ".safetensors" else file.size
+    except WeightsError as error:
+        return str(error)
+    size = place.stat().st_size
     if expected is not None and size != expected:
         return f"is {size} bytes, expected {expected}: download it again"
+    if place.suffix in PICKLES and size and not is_whole_pickle(place):
+        return "is no PyTorch file, or was cut short: download it again"
     return "is empty" if size == 0 else ""
+
+
+def _misfit(path: Path, file: File) -> str:
+    """How the header of the file that stands for `path` differs from the recorded one, or ""."""
+    place = place_of(path)
+    comparable = place.is_file() and place.suffix == ".safetensors" and place.parent == path.parent
+    if not comparable or _problem(path, file):
+        return ""
+    try:
+        check_shapes(place, read_shapes(file.shapes))
+    except WeightsError as error:
+        return str(error)
+    return ""

@@ -1,5 +1,6 @@
 """The person in a photo: where the face is and who it is, for both models (instantid.md §A3, pulid.md §A3-A4)."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,6 +83,8 @@ def load_faces(folder: Path, profile: Profile) -> FaceAnalysis:
     Raises:
         LoadError: a file is missing or is not what its name says, or onnxruntime cannot use `profile.device`.
     """
+    # insightface's alignment calls what scikit-image has deprecated, once per face
+    warnings.filterwarnings("ignore", ".*estimate.*is deprecated", FutureWarning, module="insightface")
     names = [ARCFACE_FILE] if profile.detector == "haar" else [SCRFD_FILE, ARCFACE_FILE]
     for name in names:
         require_file(folder / name)

@@ -59,7 +59,7 @@ def unet_context(
     scale = scale_rows(prepared, [p.request.ip_adapter_scale for p in prepared], unet)
     masks = mask_rows(prepared, unet)
     by_length = {} if masks is None else {n: m * scale for n, m in attention_masks(masks, levels(unet)).items()}
-    return Context(text, Identity(layers(face, PLAIN.pads), scale, PLAIN, by_length))
+    return Context(text, Identity(layers(face, PLAIN), scale, PLAIN, by_length))
 
 
 def control_branches(

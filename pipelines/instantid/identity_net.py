@@ -17,7 +17,7 @@ from torch.nn import functional
 from pipelines.instantid.photo import Box, Size
 from pipelines.profile import Profile
 from pipelines.sdxl.attention import Context, install_attention
-from pipelines.sdxl.load import dtype_of, place, read_net, resolve_device
+from pipelines.sdxl.load import place, read_net, resolve_device
 
 LATENT_SCALE = 8
 """Pixels per latent."""
@@ -95,16 +95,20 @@ def sum_residuals(
 
 
 def load_control_net(folder: Path, profile: Profile) -> ControlNetModel:
-    """A ControlNet with our attention, its condition embedding moved aside so that it runs once per request.
+    """A ControlNet made ready for the loop, on the profile's device.
 
     Raises:
         LoadError: naming the folder and what is missing, unexpected or misshapen in it.
     """
-    net = read_net(ControlNetModel, folder, dtype_of(profile))
+    return place(adapt_control_net(read_net(ControlNetModel, folder, profile)), resolve_device(profile))
+
+
+def adapt_control_net(net: ControlNetModel) -> ControlNetModel:
+    """Our attention, and the condition embedding moved aside so that it runs once per request."""
     install_attention(net)
     net.add_module("condition_embedding", net.controlnet_cond_embedding)
     net.add_module("controlnet_cond_embedding", nn.Identity())
-    return place(net, resolve_device(profile))
+    return net
 
 
 def embed_condition(net: ControlNetModel, images: Tensor) -> Tensor:

@@ -1,38 +1,52 @@
 """Read InstantID's parts from its folder (layout: weights/tiny/instantid; instantid.md §B)."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from diffusers.loaders.lora_pipeline import StableDiffusionXLLoraLoaderMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_lcm import LCMScheduler
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from pipelines.checkpoint import keep, load_state, rehearsed, require
 from pipelines.errors import LoadError
 from pipelines.instantid.controls import FOLDERS
 from pipelines.instantid.identity_net import ControlNets, load_control_net
+from pipelines.instantid.lora import read_lora
 from pipelines.instantid.resampler import Resampler
 from pipelines.profile import Profile
 from pipelines.sdxl.attention import IdentityLayers, install_attention
-from pipelines.sdxl.load import dtype_of, load_parts, load_state, load_unet, place, require, resolve_device
+from pipelines.sdxl.load import (
+    dtype_of,
+    empty_net,
+    fill,
+    load_parts,
+    place,
+    read_device,
+    read_part,
+    resolve_device,
+)
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 NAMES = ("to_k_ip", "to_v_ip")
-LoRA = Literal["fused", "unfused", "none"]
+LoRAUse = Literal["fused", "unfused", "none"]
 
 
-def load_networks(folder: Path, profile: Profile, lora: LoRA) -> dict[str, Any]:
+def load_networks(folder: Path, profile: Profile, lora: LoRAUse) -> dict[str, Any]:
     """Every registered component of InstantIDPipeline, by name. Raises LoadError naming a file."""
+    resolve_device(profile)
+    return rehearsed(lambda profile: build_networks(folder, profile, lora), profile)
+
+
+def build_networks(folder: Path, profile: Profile, lora: LoRAUse) -> dict[str, Any]:
+    """The components on the profile's device; on the meta device from the files' names and shapes alone."""
     device, base = resolve_device(profile), folder / "base"
     unet = load_lcm_unet(folder, profile, lora)
     install_attention(unet, fuse=lora != "unfused")
     parts = load_parts(base, profile)
-    state, file = load_state(folder / "ip-adapter")
-    sections = split_sections(state, file)
     return {
         "vae": parts.vae,
         "text_encoder": parts.text_encoder,
@@ -40,42 +54,45 @@ def load_networks(folder: Path, profile: Profile, lora: LoRA) -> dict[str, Any]:
         "tokenizer": parts.tokenizer,
         "tokenizer_2": parts.tokenizer_2,
         "unet": place(unet, device),
-        "identity_layers": place(IdentityLayers.from_state(sections["ip_adapter"], unet, NAMES, file), device),
-        "resampler": place(Resampler.from_state(sections["image_proj"], file), device),
+        **load_adapter(folder, unet, profile),
         "identity_net": load_control_net(folder / "ControlNetModel", profile),
         "controlnets": load_control_nets(folder, profile),
         "scheduler": load_scheduler(base / "scheduler"),
     }
 
 
-def load_lcm_unet(folder: Path, profile: Profile, lora: LoRA) -> UNet2DConditionModel:
+def load_lcm_unet(folder: Path, profile: Profile, lora: LoRAUse) -> UNet2DConditionModel:
     """The base's UNet with LCM's LoRA, fused in float32 before the cast, so that no step pays for it."""
-    unet = load_unet(folder / "base" / "unet", replace(profile, dtype="float32"))
-    if lora != "none":
-        add_lora(unet, folder / LORA_FILE)
-    if lora == "fused":
-        unet.fuse_lora()
-        unet.unload_lora()
+    base, file = folder / "base", folder / LORA_FILE
+    unet = empty_net(UNet2DConditionModel, base / "unet")
+    change = keep if lora == "none" else read_lora(file, unet, read_device(profile)).fuse
+    state, source = read_part(unet, base, "unet", profile)
+    if lora != "unfused" or profile.device == "meta":
+        return fill(unet, state, source, dtype_of(profile), change)
+    fill(unet, state, source, torch.float32)
+    add_lora(unet, file)
     nn.Module.to(unet, dtype_of(profile))  # diffusers' own `to` warns about an empty list
     return unet
 
 
 def add_lora(unet: UNet2DConditionModel, file: Path) -> None:
-    """Put a LoRA beside the UNet's layers; its strength comes from the file's own alphas (instantid.md §A9).
-
-    Raises:
-        LoadError: naming the file, when it is missing or a module in it has no place in this UNet.
-    """
+    """Put a LoRA beside the UNet's layers, as upstream's demo does; it has a place for each (`read_lora`)."""
     loader: Any = StableDiffusionXLLoraLoaderMixin
-    try:
-        state, alphas = loader.lora_state_dict(str(require(file)), unet_config=unet.config, local_files_only=True)
-        modules = len(state) // 2
-        loader.load_lora_into_unet(state, alphas, unet)
-        placed = sum(isinstance(module, BaseTunerLayer) for module in unet.modules())
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise LoadError(f"{file} does not fit the UNet: {error}") from error
-    if not modules or placed != modules:
-        raise LoadError(f"{file} does not fit the UNet: {modules} LoRA modules, of which {placed} found their layer")
+    state, alphas = loader.lora_state_dict(str(file), unet_config=unet.config, local_files_only=True)
+    loader.load_lora_into_unet(state, alphas, unet)
+
+
+def load_adapter(folder: Path, unet: UNet2DConditionModel, profile: Profile) -> dict[str, nn.Module]:
+    """InstantID's IP-adapter: the Resampler, and the identity layers in the UNet's dtype."""
+    device = resolve_device(profile)
+    state, file = load_state(folder / "ip-adapter", read_device(profile))
+    sections = split_sections(state, file)
+    with torch.device("meta"):  # what is built here takes its tensors from the file
+        layers = IdentityLayers.from_state(sections["ip_adapter"], unet, NAMES, file)
+    return {
+        "identity_layers": place(layers, device),
+        "resampler": place(Resampler.from_state(sections["image_proj"], file), device),
+    }
 
 
 def split_sections(state: Mapping[str, Any], file: Path) -> dict[str, dict[str, Tensor]]:
@@ -98,7 +115,8 @@ def load_control_nets(folder: Path, profile: Profile) -> ControlNets:
 
 def load_scheduler(folder: Path) -> LCMScheduler:
     """LCM over the base's Euler settings, the way upstream's demo chains them (instantid.md §A8)."""
-    euler: Any = EulerDiscreteScheduler.from_pretrained(require(folder), local_files_only=True)
+    require(folder / "scheduler_config.json")
+    euler: Any = EulerDiscreteScheduler.from_pretrained(folder, local_files_only=True)
     known = {key: value for key, value in euler.config.items() if key != "skip_prk_steps"}  # PNDM's; warned about
     scheduler: Any = LCMScheduler.from_config(known)
     return scheduler

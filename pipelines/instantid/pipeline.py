@@ -21,7 +21,7 @@ from pipelines.instantid.conditioning import control_branches, rows, unet_contex
 from pipelines.instantid.controls import control_image
 from pipelines.instantid.endpoint import Control, InstantIDRequest, Style
 from pipelines.instantid.identity_net import ControlNets, sum_residuals
-from pipelines.instantid.load import LoRA, load_networks
+from pipelines.instantid.load import LoRAUse, load_networks
 from pipelines.instantid.prepared import (
     InstantIDPrepared,
     check_request,
@@ -35,6 +35,7 @@ from pipelines.profile import Profile
 from pipelines.sdxl.attention import IdentityLayers
 from pipelines.sdxl.decode import deal, decode, deliver
 from pipelines.sdxl.denoise import Step, denoise, draw_noise, guide, resolve_seed, time_ids
+from pipelines.sdxl.device import device_failures
 from pipelines.sdxl.samplers import lcm_table
 from pipelines.sdxl.text import Prompt
 
@@ -88,7 +89,7 @@ class InstantIDPipeline(DiffusionPipeline):
         profile: Profile,
         *,
         faces: FaceAnalysis | None = None,
-        lora: LoRA = "fused",
+        lora: LoRAUse = "fused",
     ) -> Self:
         """Read the checkpoints below `folder` (layout: weights/tiny/instantid). Raises LoadError naming a file.
 
@@ -120,6 +121,7 @@ class InstantIDPipeline(DiffusionPipeline):
             controls=tuple(control_image(c, photo, size) for c in request.controls if c.scale != 0),
         )
 
+    @device_failures()
     @torch.inference_mode()
     def generate(
         self,

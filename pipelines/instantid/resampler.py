@@ -13,9 +13,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipelines.errors import LoadError
+from pipelines.checkpoint import assign_state, sizes_of
 from pipelines.sdxl.attention import merge_heads, split_heads
-from pipelines.sdxl.load import assign_state
 
 HEAD_WIDTH = 64
 """Width of one head, fixed upstream; the number of heads follows from the checkpoint."""
@@ -71,21 +70,20 @@ class Resampler(ModelMixin, ConfigMixin):
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], file: Path) -> Self:
         """A float32 Resampler of the shapes in `state`. Raises LoadError naming `file` when a key does not fit."""
-        try:
-            sizes = {
-                "dim": state["latents"].shape[2],
-                "queries": state["latents"].shape[1],
-                "depth": len({key.split(".")[1] for key in state if key.startswith("layers.")}),
-                "heads": state["layers.0.0.to_q.weight"].shape[0] // HEAD_WIDTH,
-                "inner": state["layers.0.1.1.weight"].shape[0],
-                "embedding_dim": state["proj_in.weight"].shape[1],
-                "output_dim": state["proj_out.weight"].shape[0],
-            }
-        except (KeyError, IndexError) as error:
-            raise LoadError(f"{file} holds no InstantID Resampler (image_proj): {error} is missing") from error
+        _, queries, dim = sizes_of(state, file, "latents", 3)
+        output_dim, _ = sizes_of(state, file, "proj_out.weight", 2)
+        sizes = {
+            "dim": dim,
+            "queries": queries,
+            "depth": len({key.split(".")[1] for key in state if key.startswith("layers.")}),
+            "heads": sizes_of(state, file, "layers.0.0.to_q.weight", 2)[0] // HEAD_WIDTH,
+            "inner": sizes_of(state, file, "layers.0.1.1.weight", 2)[0],
+            "embedding_dim": sizes_of(state, file, "proj_in.weight", 2)[1],
+            "output_dim": output_dim,
+        }
         with torch.device("meta"):
             net = cls(**sizes)
-        assign_state(net, {key: tensor.float() for key, tensor in state.items()}, file)
+        assign_state(net, {key: tensor.float() for key, tensor in state.items()}, file, prefix="image_proj.")
         return net.eval()
 
     def forward(self, embeddings: Tensor) -> Tensor:

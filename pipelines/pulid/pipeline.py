@@ -22,6 +22,7 @@ from pipelines.faces.analysis import FaceAnalysis, load_faces
 from pipelines.profile import Profile
 from pipelines.pulid.endpoint import PuLIDRequest
 from pipelines.pulid.identity import encode_photos, merge_photos
+from pipelines.pulid.load import FinalSigmas, load_networks
 from pipelines.pulid.nets.bisenet import BiSeNet
 from pipelines.pulid.nets.eva import EVAVisionTower
 from pipelines.pulid.nets.id_encoder import IDEncoder
@@ -33,12 +34,11 @@ from pipelines.sdxl.attention import (
     Identity,
     IdentityLayers,
     IdentityMode,
-    install_attention,
     text_keys_values,
 )
 from pipelines.sdxl.decode import deal, decode, deliver
 from pipelines.sdxl.denoise import Step, denoise, draw_noise, guide, resolve_seed, time_ids
-from pipelines.sdxl.load import load_parts, load_state, load_unet, part, place, resolve_device
+from pipelines.sdxl.device import device_failures
 from pipelines.sdxl.samplers import dpm_table
 from pipelines.sdxl.text import Prompt, encode_texts
 
@@ -47,9 +47,6 @@ MODES: dict[str, IdentityMode] = {
     "extreme style": EXTREME_STYLE,
     "extremely style": EXTREME_STYLE,  # upstream's spelling; the API knows fal's only
 }
-
-KEY_VALUE = ("id_to_k", "id_to_v")
-"""The checkpoint's names of the identity projections."""
 
 
 class PuLIDPipeline(DiffusionPipeline):
@@ -101,7 +98,7 @@ class PuLIDPipeline(DiffusionPipeline):
         profile: Profile,
         *,
         faces: FaceAnalysis | None = None,
-        final_sigmas_type: Literal["sigma_min", "zero"] = "sigma_min",
+        final_sigmas_type: FinalSigmas = "sigma_min",
     ) -> Self:
         """Read the checkpoints below `folder` (layout: weights/tiny/pulid). Raises LoadError naming a file.
 
@@ -110,33 +107,8 @@ class PuLIDPipeline(DiffusionPipeline):
             final_sigmas_type: ``sigma_min`` stops where upstream's diffusers 0.25 stops, ``zero`` removes the residual
                 noise that this leaves (pulid.md §0.2).
         """
-        device, base = resolve_device(profile), folder / "sdxl_base"
         faces = faces or load_faces(folder.parent / "antelopev2", profile)
-        parts = load_parts(base, profile)
-        unet = load_unet(base / "unet", profile, folder / "sdxl_lightning" / "sdxl_lightning_4step_unet.safetensors")
-        install_attention(unet)
-        pulid, pulid_file = load_state(folder / "pulid" / "pulid_v1")
-        eva, eva_file = load_state(folder / "eva_clip" / "EVA02_CLIP_L_336_psz14_s6B")
-        parser, parser_file = load_state(folder / "facexlib" / "parsing_bisenet")
-        scheduler: Any = DPMSolverMultistepScheduler.load_config(base / "scheduler")
-        sampler: Any = DPMSolverMultistepScheduler.from_config(
-            scheduler, timestep_spacing="trailing", final_sigmas_type=final_sigmas_type
-        )
-        layers = IdentityLayers.from_state(part(pulid, "id_adapter_attn_layers"), unet, KEY_VALUE, pulid_file)
-        return cls(
-            vae=parts.vae,
-            text_encoder=parts.text_encoder,
-            text_encoder_2=parts.text_encoder_2,
-            tokenizer=parts.tokenizer,
-            tokenizer_2=parts.tokenizer_2,
-            unet=place(unet, device),
-            identity_layers=place(layers, device),
-            id_encoder=place(IDEncoder.from_state(part(pulid, "id_adapter"), pulid_file), device),
-            eva=place(EVAVisionTower.from_state(eva, eva_file), device),
-            face_parser=place(BiSeNet.from_state(parser, parser_file), device),
-            scheduler=sampler,
-            faces=faces,
-        )
+        return cls(**load_networks(folder, profile, final_sigmas_type), faces=faces)
 
     def prepare(self, request: PuLIDRequest, images: Sequence[Image.Image]) -> PuLIDPrepared:
         """Find and align the largest face of every photo, in order.
@@ -157,6 +129,7 @@ class PuLIDPipeline(DiffusionPipeline):
             raise FaceNotFound(("reference_images", index, "image_url"))
         return self.faces.crop(photo, face), face.embedding
 
+    @device_failures()
     @torch.inference_mode()
     def generate(
         self,
@@ -198,7 +171,7 @@ class PuLIDPipeline(DiffusionPipeline):
         scales = torch.tensor([p.request.id_scale for p in prepared], dtype=self.unet.dtype, device=tokens.device)
         mode = MODES[prepared[0].request.mode]
         scale = stack_halves(prepared, list(scales), list(scales)).view(-1, 1, 1, 1)
-        return Identity(self.identity_layers(tokens, mode.pads), scale, mode)
+        return Identity(self.identity_layers(tokens, mode), scale, mode)
 
     def encode_prompt(self, prepared: Sequence[PuLIDPrepared]) -> Prompt:
         """Both encoders on all texts of the batch at once: tokens (B, 77, 2048), pooled (B, 1280)."""

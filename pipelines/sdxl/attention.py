@@ -6,8 +6,9 @@ diffusers' forward in place of ``encoder_hidden_states``: an argument, never sta
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -46,10 +47,15 @@ FIRST_TOKENS = 5
 
 @dataclass(frozen=True)
 class KeysValues:
-    """One layer's keys and values, each (B, heads, N, head_dim)."""
+    """One layer's keys and values, each (B, heads, N, head_dim).
+
+    Args:
+        rest: for `soft` alone, values that are 0 for the first five tokens and 1 for all others.
+    """
 
     keys: Tensor
     values: Tensor
+    rest: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Identity:
     Args:
         layers: one KeysValues per cross attention, in the order of `cross_attentions`.
         scale: (B, 1, 1, 1) in the network's dtype.
-        masks: scale times face mask by number of queries, (1 or B, 1, L, 1); empty: everywhere. Projection none only.
+        masks: scale times face mask by number of queries, (1 or B, 1, L, 1); empty: everywhere.
     """
 
     layers: Sequence[KeysValues]
@@ -95,96 +101,118 @@ class IdentityAttention(nn.Module):
         for name in self.names:
             self.add_module(name, nn.Linear(context_width, width, bias=False))
 
-    def project(self, tokens: Tensor, heads: int, pads: int) -> KeysValues:
+    def project(self, tokens: Tensor, heads: int, mode: IdentityMode) -> KeysValues:
         """(B, N, context_width) -> keys and values of N + pads tokens; zero tokens project to zero rows."""
         keys, values = (
-            functional.pad(split_heads(self.get_submodule(name)(tokens), heads), (0, 0, 0, pads)) for name in self.names
+            functional.pad(split_heads(self.get_submodule(name)(tokens), heads), (0, 0, 0, mode.pads))
+            for name in self.names
         )
-        return KeysValues(keys, values)
+        return KeysValues(keys, values, beyond_first(values) if mode.projection == "soft" else None)
+
+
+def beyond_first(values: Tensor) -> Tensor:
+    """0 for the first five tokens, 1 for all others, of the shape of `values` (B, heads, N, head_dim)."""
+    indicator = torch.ones_like(values)
+    indicator[:, :, :FIRST_TOKENS] = 0
+    return indicator
 
 
 def join_identity(query: Tensor, text: Tensor, identity: Identity, layer: int) -> Tensor:
-    """Text attention (B, H, L, D) with the identity's added, as `identity.mode` says. Reductions run in float32."""
+    """Text attention (B, H, L, D) with the identity's added, as `identity.mode` says; `text` is overwritten.
+
+    Everything between the attentions is computed in float32 (pulid.md §A10); adding in place brings the sum back to
+    the text's dtype without a cast of its own.
+    """
     kv = identity.layers[layer]
-    face = functional.scaled_dot_product_attention(query, kv.keys, kv.values)
-    if identity.mode.projection == "none":
-        weight = identity.masks.get(query.shape[2], identity.scale)
-        return torch.addcmul(text, face, weight)
-    t, f, scale = text.float(), face.float(), identity.scale.float()
-    parallel = (t * f).sum(2, keepdim=True) / (t * t).sum(2, keepdim=True)  # (B, H, 1, D): per channel, over positions
-    added = torch.addcmul(t, f, scale)
-    if identity.mode.projection == "orthogonal":
-        return torch.addcmul(added, t, -scale * parallel).to(text.dtype)
-    keep = first_token_mass(query, kv).float() - 1.0
-    return torch.addcmul(added, t * parallel, scale * keep).to(text.dtype)
+    added = functional.scaled_dot_product_attention(query, kv.keys, kv.values)
+    if identity.mode.projection != "none":
+        added = without_parallel(query, text, added, kv)
+    weight = identity.masks[query.shape[2]] if identity.masks else identity.scale
+    return text.addcmul_(added, weight)
 
 
-def first_token_mass(query: Tensor, kv: KeysValues) -> Tensor:
-    """(B, 1, L, 1): softmax mass, without the usual 1/sqrt(d), on the first five tokens, averaged over the heads.
+def without_parallel(query: Tensor, text: Tensor, face: Tensor, kv: KeysValues) -> Tensor:
+    """I − P, or I − (1 − m)·P when `kv.rest` is there: float32, from text and face attention (B, H, L, D)."""
+    unit = text / torch.linalg.vector_norm(text, dim=2, keepdim=True, dtype=torch.float32)
+    along = (unit * face).sum(2, keepdim=True)  # (B, H, 1, D): per channel, over positions
+    if kv.rest is None:
+        return torch.addcmul(face, unit, along, value=-1)
+    return torch.addcmul(face, unit * along, rest_mass(query, kv.keys, kv.rest), value=-1)
+
+
+def rest_mass(query: Tensor, keys: Tensor, rest: Tensor) -> Tensor:
+    """1 − m, (B, 1, L, 1) float32: softmax mass on `rest`, without the usual 1/sqrt(d), averaged over the heads.
 
     Written as an attention over indicator values, so that the (L, N) probabilities are never stored.
     """
-    indicator = torch.zeros_like(kv.values)
-    indicator[:, :, :FIRST_TOKENS] = 1
-    mass = functional.scaled_dot_product_attention(query, kv.keys, indicator, scale=1.0)
-    return mass[..., :1].mean(1, keepdim=True)
+    mass = functional.scaled_dot_product_attention(query, keys, rest, scale=1.0)
+    return mass[..., :1].mean(1, keepdim=True, dtype=torch.float32)
 
 
-class SelfAttention:
-    """attn1 of a diffusers block: one fused projection when there is one, no mask, no dropout."""
+class SelfAttention(nn.Module):
+    """attn1 of a diffusers block, in the place of diffusers' own: one fused projection, no mask, no dropout."""
 
-    def __call__(self, attn: Attention, hidden_states: Tensor, **_: object) -> Tensor:
-        if attn.fused_projections:
-            q, k, v = (split_heads(x, attn.heads) for x in attn.to_qkv(hidden_states).chunk(3, dim=-1))
-        else:
-            q, k, v = (split_heads(to(hidden_states), attn.heads) for to in (attn.to_q, attn.to_k, attn.to_v))
-        return attn.to_out[0](merge_heads(functional.scaled_dot_product_attention(q, k, v)))
+    is_cross_attention = False
+
+    def __init__(self, attn: Attention) -> None:
+        super().__init__()
+        attn.fuse_projections()
+        self.heads = attn.heads
+        self.to_qkv, self.to_out = attn.to_qkv, attn.to_out[0]
+
+    def forward(self, hidden_states: Tensor, **_: object) -> Tensor:
+        qkv = self.to_qkv(hidden_states).unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
+        return self.to_out(merge_heads(functional.scaled_dot_product_attention(q, k, v)))
 
 
-class CrossAttention:
-    """attn2 of a diffusers block, reading its keys and values from the request's `Context`."""
+class CrossAttention(nn.Module):
+    """attn2 of a diffusers block, in the place of diffusers' own, reading keys and values from the request's `Context`.
 
-    def __init__(self, layer: int) -> None:
-        self.layer = layer
+    Args:
+        layer: its number among the network's cross attentions.
+    """
 
-    def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Context, **_: object) -> Tensor:
-        query = split_heads(attn.to_q(hidden_states), attn.heads)
+    is_cross_attention = True
+
+    def __init__(self, attn: Attention, layer: int) -> None:
+        super().__init__()
+        self.layer, self.heads, self.inner_dim = layer, attn.heads, attn.inner_dim
+        self.to_q, self.to_k, self.to_v, self.to_out = attn.to_q, attn.to_k, attn.to_v, attn.to_out[0]
+
+    def forward(self, hidden_states: Tensor, encoder_hidden_states: Context, **_: object) -> Tensor:
+        query = split_heads(self.to_q(hidden_states), self.heads)
         kv = encoder_hidden_states.text[self.layer]
         out = functional.scaled_dot_product_attention(query, kv.keys, kv.values)
         if encoder_hidden_states.identity is not None:
             out = join_identity(query, out, encoder_hidden_states.identity, self.layer)
-        return attn.to_out[0](merge_heads(out))
+        return self.to_out(merge_heads(out))
 
 
 def install_attention(net: nn.Module, fuse: bool = True) -> None:
-    """Give a diffusers UNet or ControlNet our processors, once, at load.
+    """Give a diffusers UNet or ControlNet our attention modules, once, at load.
+
+    Modules, not processors: diffusers inspects a processor's signature in every call, a tenth of a step's host time.
 
     Args:
-        fuse: replace the three projections of every self attention by one; not possible under unfused LoRA layers.
+        fuse: replace the three projections of every self attention by one; not possible under unfused LoRA layers,
+            where diffusers' own self attention stays.
     """
-    for layer, attn in enumerate(cross_attentions(net)):
-        attn.set_processor(CrossAttention(layer))  # pyright: ignore[reportArgumentType]
-    for attn in attentions(net):
-        if not attn.is_cross_attention:
-            if fuse:
-                fuse_projections(attn)
-            attn.set_processor(SelfAttention())  # pyright: ignore[reportArgumentType]
+    places = [(name, module) for name, module in net.named_modules() if isinstance(module, Attention)]
+    layers = count()
+    for name, attn in places:
+        if attn.is_cross_attention:
+            net.set_submodule(name, CrossAttention(attn, next(layers)))
+        elif fuse:
+            net.set_submodule(name, SelfAttention(attn))
 
 
-def fuse_projections(attn: Attention) -> None:
-    """One matrix for q, k and v; unlike diffusers' method it drops the three originals instead of keeping both."""
-    attn.fuse_projections()
-    del attn.to_q, attn.to_k, attn.to_v
-    attn.fused_projections = True
+def attentions(net: nn.Module) -> list[Any]:
+    """Every attention, diffusers' or ours, in the order of diffusers' `attn_processors`: down, up, then mid."""
+    return [module for module in net.modules() if isinstance(module, (Attention, SelfAttention, CrossAttention))]
 
 
-def attentions(net: nn.Module) -> list[Attention]:
-    """Every attention, in the order of diffusers' `attn_processors`: down, up, then mid."""
-    names = [name.removesuffix(".processor") for name in net.attn_processors]  # pyright: ignore[reportGeneralTypeIssues]
-    return [net.get_submodule(name) for name in names]  # pyright: ignore[reportReturnType]
-
-
-def cross_attentions(net: nn.Module) -> list[Attention]:
+def cross_attentions(net: nn.Module) -> list[CrossAttention]:
     """The cross attentions, in the same order; checkpoints number them by their place among all attentions."""
     return [attn for attn in attentions(net) if attn.is_cross_attention]
 
@@ -244,8 +272,8 @@ class IdentityLayers(ModelMixin, ConfigMixin):
         assign_state(self, {key: value.to(unet.dtype) for key, value in state.items()}, file)
         return self.eval()
 
-    def forward(self, tokens: Tensor, pads: int) -> list[KeysValues]:
+    def forward(self, tokens: Tensor, mode: IdentityMode) -> list[KeysValues]:
         """Identity tokens (B, N, context_width) -> keys and values of N + pads tokens for every layer."""
         tokens = tokens.to(self.dtype)
         layers = zip(self.children(), self.heads, strict=True)
-        return [layer.project(tokens, heads, pads) for layer, heads in layers]  # pyright: ignore[reportCallIssue]
+        return [layer.project(tokens, heads, mode) for layer, heads in layers]  # pyright: ignore[reportCallIssue]

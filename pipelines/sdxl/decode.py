@@ -1,5 +1,6 @@
 """Latents to pictures."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.endpoint import Picture
 from pipelines.errors import BadPicture
@@ -24,18 +25,31 @@ class Raw:
 
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> list[Tensor]:
-    """Latents (B, 4, h, w) -> B images (3, 8h, 8w), float32, about -1..1.
+    """Latents (B, 4, h, w) float32 -> B images (3, 8h, 8w), float32, about -1..1.
 
     One at a time, because a batch multiplies the VAE's peak memory (performance.md §1.3).
     """
-    scaled = (latents / vae.config["scaling_factor"]).to(vae.dtype)
-    return [vae.decode(one[None], return_dict=False)[0][0].float() for one in scaled]
+    return [decode_one(vae, one) for one in latents / vae.config["scaling_factor"]]
+
+
+def decode_one(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """One picture's scaled latents (4, h, w) -> (3, 8h, 8w); what overflows in half precision is decoded in float32.
+
+    The second decoding uses a copy, so that the shared VAE stays as it is.
+    """
+    latent: Any = latents[None]  # diffusers asks for a FloatTensor in any dtype
+    image = vae.decode(latent.to(vae.dtype), return_dict=False)[0][0].float()
+    if vae.dtype == torch.float32 or torch.isfinite(image).all():
+        return image
+    whole = copy.deepcopy(vae)
+    nn.Module.to(whole, torch.float32)
+    return whole.decode(latent, return_dict=False)[0][0]
 
 
 def to_pixels(image: Tensor) -> NDArray[np.uint8]:
     """(3, H, W) in -1..1 -> (H, W, 3) uint8, rounded on the device. Raises BadPicture for NaN or a black picture."""
     if not torch.isfinite(image).all():
-        raise BadPicture("the network's output is not finite; in float16 use a VAE made for it, or bfloat16")
+        raise BadPicture("the network's output is not finite; if the server runs in float16, try bfloat16")
     pixels = image.div(2).add(0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
     if not pixels.any():
         raise BadPicture("the picture is black throughout")

@@ -1,25 +1,36 @@
-"""Read SDXL's parts from a diffusers folder. One loader for tiny and real files; nothing is ever downloaded."""
+"""Read SDXL's parts from a diffusers folder, or from one file beside it; tiny and real ones alike, never downloaded.
 
-from collections.abc import Mapping
+Two layouts of an SDXL base `sdxl` are read: the folder `sdxl/` with the weights of each network in its own folder, and
+the single file `sdxl.safetensors` beside that folder, which then holds the configs and tokenizers only.
+"""
+
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-from transformers.utils.logging import disable_progress_bar
+from torch import nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 
+from pipelines.checkpoint import Change, State, assign_state, keep, load_state, read_tensors, require
 from pipelines.errors import LoadError
 from pipelines.profile import Profile
+from pipelines.sdxl.single_file import from_single_file
 
 Net = TypeVar("Net", bound=nn.Module)
 
 MAX_TOKENS = 77
 """CLIP's context length; said to the tokenizer because hand-made ones do not know it (dependencies.md §3)."""
+
+FP16_FIX = "vae-fp16-fix"
+"""Folder beside `vae` for the VAE that does not overflow in half precision (madebyollin/sdxl-vae-fp16-fix)."""
+
+OBSOLETE = "position_ids"
+"""A table 0..76 that older text encoders saved; the network makes it itself."""
 
 
 @dataclass(frozen=True)
@@ -46,106 +57,125 @@ def resolve_device(profile: Profile) -> torch.device:
     return device
 
 
+def read_device(profile: Profile) -> str:
+    """Where files are read to: the CPU, or nowhere when only their shapes are wanted."""
+    return "meta" if profile.device == "meta" else "cpu"
+
+
 def dtype_of(profile: Profile) -> torch.dtype:
     """The profile's precision as torch's dtype."""
     return getattr(torch, profile.dtype)
 
 
-def require(path: Path) -> Path:
-    """`path` if it exists, else LoadError naming it."""
-    if not path.exists():
-        raise LoadError(f"{path} is missing. `veraicon weights list` tells where it comes from and where it goes")
-    return path
-
-
-def read_net(cls: type[Net], folder: Path, dtype: torch.dtype) -> Net:
-    """A network of diffusers or transformers from its folder, the fp16 files when it holds them; nothing is downloaded.
+def read_net(cls: type[Net], folder: Path, profile: Profile) -> Net:
+    """A network of diffusers or transformers from its folder, in the profile's dtype, not yet on its device.
 
     Raises:
-        LoadError: naming the folder, and what is missing, unexpected or misshapen in it.
+        LoadError: naming the file, and what is missing, unexpected or misshapen in it.
     """
-    half = any(require(folder).glob("*.fp16.*"))
-    options = {"variant": "fp16" if half else None, "local_files_only": True, "use_safetensors": True}
-    opener: Any = cls
+    net = empty_net(cls, folder)
+    return fill(net, *read_folder(net, folder, profile), dtype_of(profile))
+
+
+def empty_net(cls: type[Net], folder: Path) -> Net:
+    """A network of the folder's config.json, its parameters on the meta device. Raises LoadError."""
+    config = require(folder / "config.json")
+    kind: Any = cls
     try:
-        net, info = opener.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise LoadError(f"{folder} cannot be read as a {cls.__name__}: {error}") from error
-    if wrong := {kind: sorted(keys) for kind, keys in info.items() if keys}:
-        raise LoadError(f"{folder} does not fit {cls.__name__}: {wrong}")
-    return net.eval()
+        with init_empty_weights():
+            if issubclass(cls, PreTrainedModel):
+                return kind(kind.config_class.from_pretrained(folder, local_files_only=True)).eval()
+            return kind.from_config(kind.load_config(folder, local_files_only=True)).eval()
+    except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:
+        raise LoadError(f"{config} does not describe a {cls.__name__}: {error}") from error
+
+
+def read_folder(net: nn.Module, folder: Path, profile: Profile) -> tuple[State, Path]:
+    """The tensors for `net` in its folder, in one file or in shards, fp16 files first; and the file that names them."""
+    name = "model" if isinstance(net, PreTrainedModel) else "diffusion_pytorch_model"
+    for index in sorted(folder.glob(f"{name}*.index*.json")):
+        tensors = [read_tensors(folder / shard, read_device(profile)) for shard in shards_of(index)]
+        return {key: value for shard in tensors for key, value in shard.items()}, index
+    half = any(folder.glob(f"{name}.fp16.*"))
+    return load_state(folder / (f"{name}.fp16" if half else name), read_device(profile))
+
+
+def shards_of(index: Path) -> list[str]:
+    """The files that an index of shards names. Raises LoadError when it is none."""
+    try:
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LoadError(f"{index} is no index of shards ({error!r}). Download it again") from error
+
+
+def read_part(net: nn.Module, base: Path, name: str, profile: Profile) -> tuple[State, Path]:
+    """The tensors for the network `name` of an SDXL base in either layout, and the file that they came from."""
+    single = base.with_name(f"{base.name}.safetensors")
+    if not single.exists():
+        return read_folder(net, base / name, profile)
+    return from_single_file(read_tensors(single, read_device(profile)), net, name, single), single
+
+
+def fill(net: Net, state: State, file: Path, dtype: torch.dtype, change: Change = keep) -> Net:
+    """Give an empty network its tensors, changed, then cast. Raises LoadError when names or shapes differ."""
+    outer = "text_model." if isinstance(net, CLIPTextModel) else ""  # transformers has it in the files only
+    state = {key.removeprefix(outer): value for key, value in state.items() if not key.endswith(OBSOLETE)}
+    assign_state(net, state, file, outer, lambda key, tensor: change(key, tensor).to(dtype))
+    return net
 
 
 def load_parts(base: Path, profile: Profile) -> SDXLParts:
-    """Tokenizers, text encoders and VAE of a diffusers SDXL folder, in the profile's dtype, on its device."""
-    device, dtype = resolve_device(profile), dtype_of(profile)
-    disable_progress_bar()  # a bar per file of a second each would bury the server's own start-up lines
-    vae = read_net(AutoencoderKL, base / "vae", dtype)
-    if dtype == torch.float16 and vae.config["force_upcast"]:
-        nn.Module.to(vae, torch.float32)  # SDXL's own VAE overflows in float16; the fp16-fix one needs no upcast
+    """Tokenizers, text encoders and VAE of an SDXL base, in the profile's dtype, on its device.
 
-    def tokenizer(name: str) -> CLIPTokenizer:
-        return CLIPTokenizer.from_pretrained(require(base / name), model_max_length=MAX_TOKENS, local_files_only=True)
+    The VAE runs in float32 unless it is one made for half precision (instantid.md §A16).
+    """
+    device = resolve_device(profile)
+
+    def read(cls: type[Net], name: str) -> Net:
+        net = empty_net(cls, base / name)
+        return place(fill(net, *read_part(net, base, name, profile), dtype_of(profile)), device)
 
     return SDXLParts(
-        tokenizer=tokenizer("tokenizer"),
-        tokenizer_2=tokenizer("tokenizer_2"),
-        text_encoder=place(read_net(CLIPTextModel, base / "text_encoder", dtype), device),
-        text_encoder_2=place(read_net(CLIPTextModelWithProjection, base / "text_encoder_2", dtype), device),
-        vae=place(vae, device),
+        tokenizer=read_tokenizer(base / "tokenizer"),
+        tokenizer_2=read_tokenizer(base / "tokenizer_2"),
+        text_encoder=read(CLIPTextModel, "text_encoder"),
+        text_encoder_2=read(CLIPTextModelWithProjection, "text_encoder_2"),
+        vae=place(read_vae(base, profile), device),
     )
 
 
-def load_unet(folder: Path, profile: Profile, weights: Path | None = None) -> UNet2DConditionModel:
-    """The UNet of a diffusers folder, or of its config with the tensors of another file, strictly.
+def read_vae(base: Path, profile: Profile) -> AutoencoderKL:
+    """The base's VAE in float32, or in half precision one that its config calls fit for it (`force_upcast` false)."""
+    dtype, fixed = dtype_of(profile), base / FP16_FIX
+    if dtype != torch.float32 and fixed.is_dir():
+        return read_net(AutoencoderKL, fixed, profile)
+    vae = empty_net(AutoencoderKL, base / "vae")
+    tensors, file = read_part(vae, base, "vae", profile)
+    return fill(vae, tensors, file, torch.float32 if vae.config["force_upcast"] else dtype)
 
-    Not yet on the device: LoRA fusion and attention surgery come first.
+
+def read_tokenizer(folder: Path) -> CLIPTokenizer:
+    """A CLIP tokenizer from its folder. Raises LoadError naming the file that it lacks."""
+    if not (folder / "tokenizer.json").exists():
+        require(folder / "vocab.json")
+        require(folder / "merges.txt")
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_TOKENS, local_files_only=True)
+
+
+def load_unet(base: Path, profile: Profile, weights: Path | None = None, change: Change = keep) -> UNet2DConditionModel:
+    """The UNet of an SDXL base, or of its config with the tensors of another file.
+
+    Not yet on the device: attention surgery comes first.
     """
+    unet = empty_net(UNet2DConditionModel, base / "unet")
     if weights is None:
-        return read_net(UNet2DConditionModel, folder, dtype_of(profile))
-    config: Any = UNet2DConditionModel.load_config(require(folder))
-    with torch.device("meta"):
-        unet: Any = UNet2DConditionModel.from_config(config)
-    state = {name: tensor.to(dtype_of(profile)) for name, tensor in read_tensors(require(weights)).items()}
-    assign_state(unet, state, weights)
-    return unet.eval()
+        tensors, file = read_part(unet, base, "unet", profile)
+    else:
+        tensors, file = read_tensors(weights, read_device(profile)), weights
+    return fill(unet, tensors, file, dtype_of(profile), change)
 
 
 def place(net: Net, device: torch.device) -> Net:
     """`net` on `device`; diffusers' own `to` does not say what it returns."""
     nn.Module.to(net, device)
     return net
-
-
-def assign_state(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
-    """Strict load that takes the tensors as they are; LoadError lists what is missing, unexpected or misshapen."""
-    try:
-        net.load_state_dict(dict(state), strict=True, assign=True)
-    except RuntimeError as error:
-        raise LoadError(f"{file} does not fit {type(net).__name__}: {error}") from error
-
-
-def load_state(stem: Path) -> tuple[dict[str, Tensor], Path]:
-    """Tensors of `stem` with .safetensors, or of upstream's pickle (.bin, .pt, .pth), and the file they came from.
-
-    Pickles are read with weights_only, which runs no code. Raises LoadError naming what is missing or unreadable.
-    """
-    for file in (stem.with_name(stem.name + suffix) for suffix in (".safetensors", ".bin", ".pt", ".pth")):
-        if file.exists():
-            return read_tensors(file), file
-    raise LoadError(f"{stem}.* is missing. `veraicon weights list` tells where it comes from and where it goes")
-
-
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """All tensors of one file, on the CPU."""
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise a dozen kinds; the file's name is what helps
-        raise LoadError(f"{file} cannot be read: {error}") from error
-
-
-def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors below `prefix`, without it."""
-    return {key.removeprefix(f"{prefix}."): value for key, value in state.items() if key.split(".")[0] == prefix}

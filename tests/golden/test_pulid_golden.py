@@ -92,11 +92,11 @@ def test_one_cross_attention_with_identity(name):
     layer.load_state_dict({f"{n}.weight": find(tensors, f"{n}.weight") for n in ("id_to_k", "id_to_v")})
     mode, case = MODES[kind], UNITS["cases"][name]
     with torch.inference_mode():
-        kv = layer.project(tensors[f"id_{tokens}"], 2, mode.pads)
+        kv = layer.project(tensors[f"id_{tokens}"], 2, mode)
         text = tensors[case["text"]]
         identity = Identity([kv], torch.full((2, 1, 1, 1), float(scale)), mode)
         context = Context([KeysValues(*(split_heads(to(text), 2) for to in (attn.to_k, attn.to_v)))], identity)
-        out = CrossAttention(0)(attn, tensors[case["hidden"]], context)
+        out = CrossAttention(attn, 0)(tensors[case["hidden"]], context)
     assert (out - tensors[f"out.{name}"]).abs().max() <= 5e-6
 
 

@@ -1,3 +1,5 @@
+"""One face in a photo, through both detectors: where it is, who it is, and what is refused."""
+
 import json
 import shutil
 import threading

@@ -1,30 +1,17 @@
+"""What lies below the weights root: missing, cut short, misplaced or another model than expected."""
+
 import dataclasses
 import json
-import struct
 from pathlib import Path
 
 import pytest
 
 from pipelines.catalog import CATALOG
+from scripts.make_stand_ins import write_pickle, write_safetensors
 from weights.manifest import WeightsError, read_manifest
-from weights.store import check_hash, check_shapes, missing, read_header, read_shapes, tiny_root
+from weights.store import Shapes, check_hash, check_shapes, misfits, missing, read_header, read_shapes, tiny_root
 
-BYTES = {"float16": ("F16", 2), "float32": ("F32", 4), "int64": ("I64", 8)}
 SMALL = {"a": ([2, 3], "float32"), "b": ([4], "float16")}
-
-
-def stand_in(path: Path, shapes: dict[str, tuple[list[int], str]]) -> None:
-    """A sparse safetensors file: a true header and the true size, but no data on the disk."""
-    header, offset = {}, 0
-    for key, (shape, dtype) in shapes.items():
-        name, width = BYTES[dtype]
-        for side in shape:
-            width *= side
-        header[key] = {"dtype": name, "shape": shape, "data_offsets": [offset, offset := offset + width]}
-    text = json.dumps(header).encode()
-    with path.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
-        stream.truncate(8 + len(text) + offset)
 
 
 def test_an_empty_folder_lacks_every_file_of_the_named_checkpoints(tmp_path):
@@ -33,20 +20,6 @@ def test_an_empty_folder_lacks_every_file_of_the_named_checkpoints(tmp_path):
         manifest = read_manifest()
         assert len(lacking) == sum(len(manifest[name].files) for name in endpoint.checkpoints)
         assert {one.problem for one in lacking} == {"is missing"}
-
-
-def test_a_complete_folder_lacks_nothing(tmp_path):
-    names = [name for endpoint in CATALOG for name in endpoint.checkpoints]
-    for checkpoint in read_manifest().values():
-        for file in checkpoint.files:
-            path = tmp_path / file.target
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix == ".safetensors":
-                stand_in(path, read_shapes(file.shapes))
-            else:
-                with path.open("wb") as stream:
-                    stream.truncate(file.size or 7)
-    assert missing(names, tmp_path) == []
 
 
 def test_what_the_tiny_profile_lacks_are_the_real_face_models():
@@ -60,13 +33,87 @@ def test_a_download_that_was_cut_short_is_missing(tmp_path):
     (lora,) = read_manifest()["lcm-lora"].files
     path = tmp_path / lora.target
     path.parent.mkdir()
-    stand_in(path, SMALL)
+    write_safetensors(path, SMALL)
     assert missing(["lcm-lora"], tmp_path) == []
     with path.open("r+b") as stream:
         stream.truncate(path.stat().st_size - 1)
 
     (problem,) = missing(["lcm-lora"], tmp_path)
     assert "download it again" in problem.problem
+
+
+def put(root: Path, target: str, shapes: Shapes) -> Path:
+    """A stand-in with these tensors at this place."""
+    path = root / target
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (write_safetensors if path.suffix == ".safetensors" else write_pickle)(path, shapes)
+    return path
+
+
+def problems(name: str, root: Path) -> dict[str, str]:
+    """What is wrong with the weights of one checkpoint; configs and tokenizers left aside."""
+    lacking = [*missing([name], root), *misfits([name], root)]
+    return {one.file.target: one.problem for one in lacking if one.file.shapes}
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("controlnet-canny", "instantid/controlnet-canny/diffusion_pytorch_model.fp16.safetensors"),
+        ("controlnet-pose", "instantid/controlnet-pose/diffusion_pytorch_model.fp16.safetensors"),
+        ("pulid-v1", "pulid/pulid/pulid_v1.safetensors"),
+    ],
+)
+def test_a_file_may_lie_where_the_loader_finds_it_too_and_is_checked_there(tmp_path, name, place):
+    ((file,),) = ([file for file in read_manifest()[name].files if file.shapes],)
+    assert problems(name, tmp_path) == {file.target: "is missing"}
+    shapes = read_shapes(file.shapes)
+    put(tmp_path, place, shapes)
+    assert problems(name, tmp_path) == {}
+
+    key, (shape, dtype) = next(iter(shapes.items()))
+    put(tmp_path, place, {**shapes, key: ([*shape, 2], dtype)})
+    assert f"{key} has shape {[*shape, 2]}, expected {shape}" in problems(name, tmp_path)[file.target]
+
+
+def test_a_base_in_one_file_stands_for_all_its_networks(tmp_path):
+    assert len(problems("instantid-base", tmp_path)) == 4
+    put(tmp_path, "instantid/base.safetensors", SMALL)
+    assert problems("instantid-base", tmp_path) == {}
+
+
+def test_shards_stand_for_the_whole_file_when_all_are_there(tmp_path):
+    folder = tmp_path / "instantid" / "controlnet-canny"
+    put(tmp_path, "instantid/controlnet-canny/one.safetensors", SMALL)
+    index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    (problem,) = problems("controlnet-canny", tmp_path).values()
+    assert problem == "lacks two.safetensors, which diffusion_pytorch_model.safetensors.index.json names"
+    put(tmp_path, "instantid/controlnet-canny/two.safetensors", SMALL)
+    assert problems("controlnet-canny", tmp_path) == {}
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text("[]")
+    assert "is no index of shards" in problems("controlnet-canny", tmp_path).popitem()[1]
+
+
+def test_a_file_that_the_loader_takes_by_its_one_name_has_no_other_place(tmp_path):
+    put(tmp_path, "pulid/sdxl_lightning/sdxl_lightning_4step_unet.fp16.safetensors", read_shapes("sdxl_unet"))
+    assert list(problems("sdxl-lightning", tmp_path).values()) == ["is missing"]
+
+
+def test_a_pickle_that_was_cut_short_or_is_none_is_told(tmp_path):
+    target = "pulid/facexlib/parsing_bisenet.pth"
+    path = put(tmp_path, target, SMALL)
+    assert problems("bisenet", tmp_path) == {}
+    with path.open("r+b") as stream:
+        stream.truncate(path.stat().st_size - 50)
+    assert "is no PyTorch file, or was cut short" in problems("bisenet", tmp_path)[target]
+    path.write_text("<!DOCTYPE html>")
+    assert "is no PyTorch file, or was cut short" in problems("bisenet", tmp_path)[target]
+
+
+def test_the_table_of_positions_that_old_text_encoders_saved_is_passed_over(tmp_path):
+    path = put(tmp_path, "model.safetensors", {**SMALL, "text_model.embeddings.position_ids": ([1, 77], "int64")})
+    check_shapes(path, SMALL)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x07", b"<!DOCTYPE html><html></html>", b"\x02" + bytes(7) + b"[]"])
@@ -87,14 +134,14 @@ def test_an_unknown_checkpoint_is_an_error(tmp_path):
 
 def test_the_real_shapes_are_accepted_without_reading_a_tensor(tmp_path):
     path = tmp_path / "unet.safetensors"
-    stand_in(path, read_shapes("sdxl_unet"))
+    write_safetensors(path, read_shapes("sdxl_unet"))
     assert path.stat().st_size > 5e9
     check_shapes(path, read_shapes("sdxl_unet"))
 
 
 def test_another_precision_is_accepted(tmp_path):
     path = tmp_path / "model.safetensors"
-    stand_in(path, SMALL)
+    write_safetensors(path, SMALL)
     check_shapes(path, {key: (shape, "float16") for key, (shape, _) in SMALL.items()})
 
 
@@ -108,14 +155,14 @@ def test_another_precision_is_accepted(tmp_path):
 )
 def test_each_difference_is_told(tmp_path, expected, difference):
     path = tmp_path / "model.safetensors"
-    stand_in(path, SMALL)
+    write_safetensors(path, SMALL)
     with pytest.raises(WeightsError, match=rf"model\.safetensors is another model than expected: {difference}"):
         check_shapes(path, expected)
 
 
 def test_many_differences_are_counted(tmp_path):
     path = tmp_path / "model.safetensors"
-    stand_in(path, read_shapes("sdxl_vae"))
+    write_safetensors(path, read_shapes("sdxl_vae"))
     with pytest.raises(WeightsError, match=r"; and \d{4} more"):
         check_shapes(path, read_shapes("sdxl_unet"))
 
@@ -128,7 +175,7 @@ def test_a_tiny_file_is_not_taken_for_the_real_one():
 
 def test_a_cut_file_says_how_much_is_there(tmp_path):
     path = tmp_path / "model.safetensors"
-    stand_in(path, SMALL)
+    write_safetensors(path, SMALL)
     size = read_header(path)[1]
     with path.open("r+b") as stream:
         stream.truncate(size - 5)

@@ -1,3 +1,5 @@
+"""The tiny profile: what it holds, how small it is, and that its ArcFace can be made again."""
+
 from pathlib import Path
 
 import numpy as np

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipelines.sdxl.load import assign_state
+from pipelines.checkpoint import assign_state, sizes_of
 
 CLASSES = 19
 
@@ -147,9 +148,11 @@ class BiSeNet(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], file: Path) -> "BiSeNet":
-        """Built from the checkpoint's shapes. Raises LoadError when the keys do not fit."""
-        self = cls(width=state["cp.resnet.conv1.weight"].shape[0])
-        assign_state(self, state, file)
+        """Built from the checkpoint's shapes, in float32. Raises LoadError when the keys do not fit."""
+        width = sizes_of(state, file, "cp.resnet.conv1.weight", 4)[0]
+        with init_empty_weights():
+            self = cls(width)
+        assign_state(self, {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, file)
         return self.eval()
 
     def forward(self, image: Tensor) -> Tensor:

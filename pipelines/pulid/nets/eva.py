@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipelines.checkpoint import assign_state, sizes_of
 from pipelines.sdxl.attention import merge_heads, split_heads
-from pipelines.sdxl.load import assign_state
 
 HIDDEN_BLOCKS = (4, 8, 12, 16, 20)
 """PuLID reads the inputs of these blocks."""
@@ -112,17 +113,18 @@ class EVAVisionTower(ModelMixin, ConfigMixin):
         """
         visual = {k.removeprefix("visual."): v.float() for k, v in state.items() if k.startswith("visual.")}
         visual = {k: v for k, v in visual.items() if "rope." not in k}  # half precision in some files: computed here
-        width, _, patch, _ = visual["patch_embed.proj.weight"].shape
-        self = cls(
-            width=width,
-            hidden=visual["blocks.0.mlp.w1.weight"].shape[0],
-            depth=1 + max(int(k.split(".")[1]) for k in visual if k.startswith("blocks.")),
-            grid=round((visual["pos_embed"].shape[1] - 1) ** 0.5),
-            patch=patch,
-            out=visual["head.weight"].shape[0],
-            **read_config(file.parent),
-        )
-        assign_state(self, visual, file)
+        width, _, patch, _ = sizes_of(visual, file, "patch_embed.proj.weight", 4)
+        sizes = {
+            "width": width,
+            "hidden": sizes_of(visual, file, "blocks.0.mlp.w1.weight", 2)[0],
+            "depth": len({k.split(".")[1] for k in visual if k.startswith("blocks.")}),
+            "grid": round((sizes_of(visual, file, "pos_embed", 3)[1] - 1) ** 0.5),
+            "patch": patch,
+            "out": sizes_of(visual, file, "head.weight", 2)[0],
+        }
+        with init_empty_weights():
+            self = cls(**sizes, **read_config(file.parent))
+        assign_state(self, visual, file, prefix="visual.")
         return self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from pipelines.sdxl.load import assign_state
+from pipelines.checkpoint import assign_state, sizes_of
 
 SCALES = 5
 
@@ -44,14 +45,13 @@ class IDEncoder(ModelMixin, ConfigMixin):
         """Built from the checkpoint's shapes, in float32. Raises LoadError when the keys do not fit."""
 
         def widths(name: str) -> list[int]:
-            return [state[f"{name}.0.weight"].shape[1], *(state[f"{name}.{i}.weight"].shape[0] for i in (0, 3, 6))]
+            first, second, third = (sizes_of(state, file, f"{name}.{i}.weight", 2) for i in (0, 3, 6))
+            return [first[1], first[0], second[0], third[0]]
 
-        self = cls(
-            token_width=state["mapping_0.6.weight"].shape[0],
-            body_widths=widths("body"),
-            scale_widths=widths("mapping_0"),
-        )
-        assign_state(self, {k: v.float() for k, v in state.items()}, file)
+        body, scale = widths("body"), widths("mapping_0")
+        with init_empty_weights():
+            self = cls(token_width=scale[-1], body_widths=body, scale_widths=scale)
+        assign_state(self, {k: v.float() for k, v in state.items()}, file, prefix="id_adapter.")
         return self.eval()
 
     def forward(self, cond: Tensor, hidden: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,65 @@
+"""LCM's LoRA (arXiv:2311.05556) in kohya's names: checked against the UNet and added to its weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Size, Tensor, nn
+
+from pipelines.checkpoint import check_fit, read_tensors
+from pipelines.errors import LoadError
+
+PREFIX = "lora_unet_"
+DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """W + alpha / rank * up @ down, for some of a UNet's weights.
+
+    Args:
+        tensors: of the file, by its names; alpha is scalar, down (rank, in, ...), up (out, rank, ...).
+        modules: the file's name of a layer by the UNet's name of its weight.
+    """
+
+    tensors: Mapping[str, Tensor]
+    modules: Mapping[str, str]
+
+    def fuse(self, name: str, weight: Tensor) -> Tensor:
+        """The weight with the LoRA in it, in float32; other weights as they are."""
+        if name not in self.modules:
+            return weight
+        down, up, alpha = (self.tensors[f"{self.modules[name]}.{part}"].float() for part in (DOWN, UP, ALPHA))
+        change = up.flatten(1) @ down.flatten(1) * (alpha / len(down))
+        return weight.float() + change.view(weight.shape)
+
+
+def read_lora(file: Path, unet: nn.Module, device: str) -> LoRA:
+    """The LoRA in `file`, which has a place in `unet` for each of its layers.
+
+    Raises:
+        LoadError: naming the file, and the names and shapes in it that do not fit.
+    """
+    tensors = read_tensors(file, device)
+    weights = {
+        PREFIX + name.replace(".", "_"): (f"{name}.weight", module.weight.shape)
+        for name, module in unet.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    }
+    layers = {key.partition(".")[0] for key in tensors} & weights.keys()
+    if not layers:
+        raise LoadError(f"{file} holds no LoRA for this UNet: none of its names begins like {PREFIX}down_blocks_1")
+    expected = {
+        f"{layer}.{part}": shape
+        for layer in sorted(layers)
+        for part, shape in _factors(weights[layer][1], tensors.get(f"{layer}.{DOWN}")).items()
+    }
+    check_fit(expected, {key: tensor.shape for key, tensor in tensors.items()}, file, "the UNet")
+    return LoRA(tensors, {weights[layer][0]: layer for layer in layers})
+
+
+def _factors(weight: Size, down: Tensor | None) -> dict[str, Size]:
+    """Shapes of a layer's three tensors; the file chooses the rank."""
+    rank = 1 if down is None or down.ndim == 0 else len(down)
+    ones = [1] * (len(weight) - 2)
+    return {ALPHA: Size([]), DOWN: Size([rank, *weight[1:]]), UP: Size([weight[0], rank, *ones])}

@@ -1,0 +1,79 @@
+"""Read PuLID's parts from its folder (layout: weights/tiny/pulid; pulid.md §A11, §B)."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from torch import nn
+
+from pipelines.checkpoint import load_state, part, rehearsed, require
+from pipelines.errors import LoadError
+from pipelines.profile import Profile
+from pipelines.pulid.nets.bisenet import BiSeNet
+from pipelines.pulid.nets.eva import EVAVisionTower
+from pipelines.pulid.nets.id_encoder import IDEncoder
+from pipelines.sdxl.attention import IdentityLayers, install_attention
+from pipelines.sdxl.load import load_parts, load_unet, place, read_device, resolve_device
+
+ENCODER, LAYERS = "id_adapter", "id_adapter_attn_layers"
+"""The two sections of PuLID's checkpoint."""
+
+KEY_VALUE = ("id_to_k", "id_to_v")
+"""The checkpoint's names of the identity projections."""
+
+FinalSigmas = Literal["sigma_min", "zero"]
+
+
+def load_networks(folder: Path, profile: Profile, final_sigmas_type: FinalSigmas) -> dict[str, Any]:
+    """Every registered component of PuLIDPipeline, by name. Raises LoadError naming a file."""
+    resolve_device(profile)
+    return rehearsed(lambda profile: build_networks(folder, profile, final_sigmas_type), profile)
+
+
+def build_networks(folder: Path, profile: Profile, final_sigmas_type: FinalSigmas) -> dict[str, Any]:
+    """The components on the profile's device; on the meta device from the files' names and shapes alone."""
+    device, base = resolve_device(profile), folder / "sdxl_base"
+    lightning = folder / "sdxl_lightning" / "sdxl_lightning_4step_unet.safetensors"
+    parts = load_parts(base, profile)
+    unet = load_unet(base, profile, lightning)
+    install_attention(unet)
+    eva = load_state(folder / "eva_clip" / "EVA02_CLIP_L_336_psz14_s6B", read_device(profile))
+    parser = load_state(folder / "facexlib" / "parsing_bisenet", read_device(profile))
+    return {
+        "vae": parts.vae,
+        "text_encoder": parts.text_encoder,
+        "text_encoder_2": parts.text_encoder_2,
+        "tokenizer": parts.tokenizer,
+        "tokenizer_2": parts.tokenizer_2,
+        "unet": place(unet, device),
+        **load_identity(folder / "pulid" / "pulid_v1", unet, profile),
+        "eva": place(EVAVisionTower.from_state(*eva), device),
+        "face_parser": place(BiSeNet.from_state(*parser), device),
+        "scheduler": load_scheduler(base / "scheduler", final_sigmas_type),
+    }
+
+
+def load_identity(stem: Path, unet: UNet2DConditionModel, profile: Profile) -> dict[str, nn.Module]:
+    """PuLID's own networks: the IDEncoder in float32, and the identity layers in the UNet's dtype."""
+    device = resolve_device(profile)
+    state, file = load_state(stem, read_device(profile))
+    if strange := [key for key in state if key.split(".")[0] not in {ENCODER, LAYERS}]:
+        raise LoadError(f"{file} is no PuLID v1 checkpoint: it holds {strange[0]} (and {len(strange) - 1} more)")
+    with torch.device("meta"):  # what is built here takes its tensors from the file
+        layers = IdentityLayers.from_state(part(state, LAYERS), unet, KEY_VALUE, file)
+    return {
+        "identity_layers": place(layers, device),
+        "id_encoder": place(IDEncoder.from_state(part(state, ENCODER), file), device),
+    }
+
+
+def load_scheduler(folder: Path, final_sigmas_type: FinalSigmas) -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ over the base's settings with trailing steps, as SDXL-Lightning wants them (pulid.md §A9)."""
+    require(folder / "scheduler_config.json")
+    config: Any = DPMSolverMultistepScheduler.load_config(folder, local_files_only=True)
+    scheduler: Any = DPMSolverMultistepScheduler.from_config(
+        config, timestep_spacing="trailing", final_sigmas_type=final_sigmas_type
+    )
+    return scheduler
