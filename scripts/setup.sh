@@ -24,20 +24,20 @@ check_disk() {
     [ "$free_mb" -ge "$need_mb" ] || fail "$need_mb MB of disk are needed in $PWD, $free_mb MB are free. Make room and run again."
 }
 
-# uv does not read pip's configuration: hand it pip's folder of local wheels, if there is one.
-local_wheels() {
-    if [ -n "${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}" ]; then
-        printf '%s' "${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}"
-    else
-        "$venv/bin/python" -m pip config get global.find-links 2>/dev/null || true
-    fi
+# uv does not read pip's configuration: hand it pip's folder of local wheels and pip's certificates, if there are any.
+pip_setting() {
+    "$venv/bin/python" -m pip config get ":env:.$1" 2>/dev/null || "$venv/bin/python" -m pip config get "global.$1" 2>/dev/null || true
 }
 
 # A local CPU-only torch file is taken with the list without CUDA; the registry's torch needs its CUDA libraries even on a CPU.
 choose_list() {
     case "$1" in
         gpu) echo gpu ;;
-        cpu) if "$uv" pip install --dry-run --no-deps --target "$venv/.probe" torch==2.13.0 2>&1 | grep -q 'torch==2.13.0+cpu'; then echo cpu; else echo cpu-cuda-torch; fi ;;
+        cpu)
+            local found
+            found=$("$uv" pip install --dry-run --no-deps --target "$venv/.probe" torch==2.13.0 2>&1) \
+                || fail "no torch 2.13.0 can be had: $found"
+            case "$found" in *torch==2.13.0+cpu*) echo cpu ;; *) echo cpu-cuda-torch ;; esac ;;
         auto) if [ $has_gpu = gpu ]; then echo gpu; else choose_list cpu; fi ;;
         *) fail "unknown kind '$1'; use auto, cpu or gpu" ;;
     esac
@@ -55,9 +55,11 @@ rm -f "$stamp"
 "$venv/bin/python" -m pip --version >/dev/null 2>&1 || fail "$venv is broken. Delete it and run again: rm -rf $venv"
 uv="$venv/bin/uv"
 [ -x "$uv" ] || "$venv/bin/python" -m pip install -q --disable-pip-version-check 'uv>=0.9' 2> >(grep -v 'is ignored' >&2)
-export UV_FIND_LINKS VIRTUAL_ENV="$PWD/$venv"
+export UV_FIND_LINKS SSL_CERT_FILE VIRTUAL_ENV="$PWD/$venv"
 case "$venv" in /*) VIRTUAL_ENV="$venv" ;; esac
-UV_FIND_LINKS=$(local_wheels)
+UV_FIND_LINKS=${UV_FIND_LINKS:-$(pip_setting find-links)}
+SSL_CERT_FILE=${SSL_CERT_FILE:-$(pip_setting cert)}
+[ -n "$SSL_CERT_FILE" ] || unset SSL_CERT_FILE
 
 list=$(choose_list "$kind")
 check_disk "$list"
