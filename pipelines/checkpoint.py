@@ -54,10 +54,16 @@ def require(path: Path) -> Path:
 
 
 def load_state(stem: Path, device: str = "cpu") -> tuple[dict[str, Any], Path]:
-    """What `read_tensors` reads from the file `stem` with the first of SUFFIXES that exists, and that file."""
+    """What `read_tensors` reads from `state_file(stem)`, and that file."""
+    file = state_file(stem)
+    return read_tensors(file, device), file
+
+
+def state_file(stem: Path) -> Path:
+    """The file `stem` with the first of SUFFIXES that exists. Raises LoadError when none does."""
     for file in (stem.with_name(stem.name + suffix) for suffix in SUFFIXES):
         if file.exists():
-            return read_tensors(file, device), file
+            return file
     raise LoadError(f"{stem}.* is missing. `veraicon weights list` tells where it comes from and where it goes")
 
 

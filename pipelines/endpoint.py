@@ -9,6 +9,7 @@ from PIL import Image as PILImage
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.profile import Profile
+from pipelines.shelf import Shelf
 
 if TYPE_CHECKING:  # the HTTP process starts without numpy
     import numpy as np
@@ -17,6 +18,8 @@ if TYPE_CHECKING:  # the HTTP process starts without numpy
 Loc = tuple[str | int, ...]
 OnStep = Callable[[int, int], bool]
 """``on_step(step, total)``, called after each denoising step (1-based); returns whether to stop."""
+Measure = Callable[[], float | None]
+"""Works out one number about a picture, off the GPU's thread; None where it has no such number."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,11 @@ class Output(BaseModel):
         """The body for these pictures, which were made with this seed."""
         raise NotImplementedError
 
+    @classmethod
+    def metrics(cls, measured: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
+        """What the finished request's status says about the pictures: per name a list, one number for each."""
+        return {name: [one[name] for one in measured] for name in measured[0]}
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -91,13 +99,13 @@ class Picture:
     Args:
         image: (H, W, 3) uint8 RGB.
         seed: the seed it was made with, as echoed to the client.
-        metrics: numbers about it, e.g. ``identity_similarity``.
+        metrics: name -> how to measure it, e.g. ``identity_similarity``; the same names for a request's every picture.
         text: what to write into the PNG as tEXt chunks.
     """
 
     image: "NDArray[np.uint8]"
     seed: int
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Measure] = field(default_factory=dict)
     text: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -112,8 +120,11 @@ class Pipeline(Protocol):
     """What the worker holds. `prepare` may run on a thread while `generate` runs for another request."""
 
     @classmethod
-    def load(cls, folder: Path, profile: Profile) -> Self:
-        """Read the checkpoints below `folder`. Raises LoadError naming the file that is missing or wrong."""
+    def load(cls, folder: Path, profile: Profile, shelf: Shelf | None = None) -> Self:
+        """Read the checkpoints below `folder`. Raises LoadError naming the file that is missing or wrong.
+
+        What the process's other pipelines made of the same files is taken from the shelf.
+        """
         ...
 
     def prepare(self, request: Any, images: Sequence[PILImage.Image]) -> Prepared:
@@ -135,6 +146,7 @@ class Endpoint:
         folder: name of the model's folder below the weights folder.
         checkpoints: names in weights/manifest.toml that must be present before the server starts.
         commercial_use: fal's label on the model page (the weights' licences decide, see LICENCES.md).
+        aliases: other ids of fal's with (nearly) the same input, answered for when the operator switches them on.
     """
 
     id: str

@@ -25,6 +25,7 @@ A statement without a test may well hold; nobody has proven it yet.
 - `/stream` and `/realtime` answer a clean 404, as for fal's apps without them.
 - Images embedded as data URIs become stored files at submit, so a row of the queue stays small.
 - A request that a worker has prepared for its next turn reads IN_PROGRESS; its start timeout no longer applies.
+- A status's `metrics` also hold `identity_similarity`, and a PNG its request's parameters (see operations.md).
 """
 
 

@@ -27,7 +27,7 @@ class RecordedFaces:
     def __init__(self) -> None:
         self.case: Any = None
 
-    def largest(self, image: Image.Image) -> Face:
+    def largest(self, image: Image.Image, retry: bool = True) -> Face:
         return Face(self.case["in_bbox"], self.case["in_kps"], 1.0, self.case["in_embedding"])
 
     def crop(self, image: Image.Image, face: Face) -> NDArray[np.uint8]:

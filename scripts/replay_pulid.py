@@ -29,7 +29,7 @@ class RecordedFaces:
     def photo(self, index: int) -> Image.Image:
         return Image.new("RGB", (index + 1, 1))
 
-    def largest(self, image: Image.Image) -> Face:
+    def largest(self, image: Image.Image, retry: bool = True) -> Face:
         nothing = np.zeros((5, 2), np.float32)
         return Face(np.zeros(4, np.float32), nothing, 1.0, self.record(image)["arcface"][0].numpy())
 

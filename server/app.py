@@ -45,7 +45,7 @@ def create_app(settings: Settings, catalog: Sequence[Endpoint], queue_: Queue, f
     """The HTTP side of the server; the queue's tables must exist."""
     signer = Signer.of(settings.data_dir)
     tickets = Tickets(hashlib.sha256(b"veraicon upload tickets" + signer.key.private_bytes_raw()).digest())
-    service = Service(settings, by_id(catalog), queue_, files, News(), Counters(), tickets, signer)
+    service = Service(settings, by_id(catalog, settings.aliases), queue_, files, News(), Counters(), tickets, signer)
     app = FastAPI(
         title="Veraicon",
         docs_url=None,  # FastAPI's pages load their scripts from a CDN

@@ -70,6 +70,14 @@ def refuse_foreign(headers: Mapping[str, str]) -> None:
     """
     host, origin = headers.get("host", ""), headers.get("origin")
     known_host = is_loopback(host) or host_name(host) in FAL_HOSTS
-    if known_host and (origin is None or is_loopback(urlsplit(origin).netloc)):
+    if known_host and (origin is None or is_loopback(host_of_origin(origin))):
         return
     raise Forbidden
+
+
+def host_of_origin(origin: str) -> str:
+    """Host and port of an Origin header; "" for what is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""

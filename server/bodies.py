@@ -40,7 +40,7 @@ def status(job: Job, position: int, lines: Sequence[LogLine] | None) -> dict[str
     if job.state == "IN_QUEUE":
         body["queue_position"] = position
     if job.state == "COMPLETED":
-        body["metrics"] = {"inference_time": job.inference_time or 0.0}
+        body["metrics"] = {"inference_time": job.inference_time or 0.0} | (job.metrics or {})
         body.update(failure(job))
     return body
 

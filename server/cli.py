@@ -1,11 +1,12 @@
 """The command `veraicon`: serve, or a part of it; keys, certificates, weights; and what to do about problems."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,6 +16,7 @@ from server import doctor as examination
 from server import serve as serving
 from server.auth import key_hash, new_key
 from server.checks import Finding
+from server.files import FilesError
 from server.imports import ImportStringError, opened
 from server.queue.keyring import KeyExists
 from server.queue.migrations import create_tables
@@ -30,6 +32,7 @@ from weights.store import missing
 
 FORESEEN = (
     DeviceError,
+    FilesError,
     SettingsError,
     ImportStringError,
     KeyExists,
@@ -65,11 +68,20 @@ console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 def main() -> None:
     """Entry point. Exit status 1 with one clear message for what was foreseen."""
+    os.umask(0o077)  # the queue holds prompts, the file store faces: nobody else on this machine may read them
     try:
         app()
     except FORESEEN as error:
-        typer.echo(f"veraicon: {error}", err=True)
-        sys.exit(1)
+        leave_with(str(error))
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        leave_with(f"{place}{error.strerror or error}. Check the path and who may use it, or choose another --data-dir")
+
+
+def leave_with(message: str) -> NoReturn:
+    """One clear message on standard error, exit status 1."""
+    typer.echo(f"veraicon: {message}", err=True)
+    sys.exit(1)
 
 
 @app.command()
@@ -139,8 +151,8 @@ def create_key(
     data_dir: DataDir = None,
 ) -> None:
     """Make a key and show it, once."""
-    if not name.strip():
-        raise typer.BadParameter("the name must not be empty")
+    if not name.strip() or not name.isprintable():
+        raise typer.BadParameter("the name must be printable, and not empty")
     key = new_key()
     with created_queue(read_settings(data_dir=data_dir)) as queue:
         queue.add_key(name, key_hash(key))

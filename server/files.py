@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import NotFoundError
+from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 FILE_ID = re.compile(r"[0-9a-f]{32}_[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -34,6 +34,10 @@ class StoredFile:
     size: int
 
 
+class FilesError(Exception):
+    """The file store cannot be opened; the message says what to change."""
+
+
 class FileMissing(LookupError):
     """There is no such file, or not any more."""
 
@@ -51,7 +55,10 @@ class FileStore:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
-        self._store: ObjectStore = LocalStore(self._folder, mkdir=True) if self._folder else from_url(url)
+        try:
+            self._store: ObjectStore = LocalStore(self._folder, mkdir=True) if self._folder else from_url(url)
+        except (BaseError, ValueError) as error:
+            raise FilesError(f"files_url {url} cannot be used: it is file:///folder or s3://bucket/prefix") from error
 
     def save(
         self, data: bytes, content_type: str, file_name: str | None = None, *, by_content: bool = False
@@ -118,7 +125,10 @@ def new_id(content_type: str, file_name: str | None = None) -> str:
 def file_id_in(url: str) -> str | None:
     """The id in ``file:<id>`` or ``…/files/<id>``; None for any other URL."""
     scheme, _, rest = url.partition(":")
-    name = rest if scheme == "file" else urlsplit(url).path.partition("/files/")[2]
+    try:
+        name = rest if scheme == "file" else urlsplit(url).path.partition("/files/")[2]
+    except ValueError:  # no URL at all, such as ``http://[``
+        return None
     return name if FILE_ID.fullmatch(name) else None
 
 

@@ -5,6 +5,7 @@ A program of its own, so that it starts without what only the commands need (ale
 
 import argparse
 import os
+import resource
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.app import create_app
+from server.connection import Connection
 from server.files import FileStore
 from server.imports import opened
 from server.logs import configure_logs
@@ -35,7 +37,7 @@ def serve_http(settings: Settings, listener: socket.socket) -> None:
 def configuration(app: FastAPI, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=Connection,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -54,6 +56,8 @@ def main() -> None:
     listener = socket.socket(fileno=parser.parse_args().fd)
     settings = read_settings()
     configure_logs(settings)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one per connection; the usual 1024 are soon gone
     threading.Thread(target=leave_with_parent, name="parent", daemon=True).start()
     serve_http(settings, listener)
 

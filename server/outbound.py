@@ -11,6 +11,9 @@ import httpx2
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+LONGEST_URL = 2048
+"""fal's own limit (fal-protocol.md §4.2)."""
+
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
@@ -89,7 +92,9 @@ def parse_url(text: str) -> httpx2.URL:
         url = httpx2.URL(text)
     except (httpx2.InvalidURL, ValueError):
         raise Refused("This is not a valid URL.") from None
-    if not url.host or not 0 < (url.port or 80) < 65536:
+    if len(text) > LONGEST_URL:
+        raise Refused(f"The URL is longer than {LONGEST_URL} characters.")
+    if not url.host or (url.port is not None and not 0 < url.port < 65536):
         raise Refused("This is not a valid URL.")
     return url
 

@@ -19,6 +19,7 @@ from server.checks import Finding, cannot_listen, keys_finding, listen, tls_find
 from server.files import FileStore
 from server.imports import opened
 from server.logs import configure_logs
+from server.outbound import Outbound
 from server.queue.migrations import create_tables
 from server.queue.opening import open_queue
 from server.queue.queue import Queue
@@ -73,6 +74,7 @@ def serve_workers(settings: Settings, *, say: Say) -> None:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     catalog = opened(settings.catalog)
     refuse(weights_findings(settings, catalog))
+    check_outside(settings)
     places = places_of(settings)
     create_tables(settings.resolved_database_url)
     with open_queue(settings) as queue, stopping() as stop:
@@ -91,10 +93,20 @@ def prepared(settings: Settings, *, tls: bool) -> tuple[Settings, Sequence[Endpo
         files = ensure(tls_folder(settings), names)
         settings = settings.model_copy(update={"tls_cert": files.certificate, "tls_key": files.key})
     catalog = opened(settings.catalog)
+    check_outside(settings)
     create_tables(settings.resolved_database_url)
     with open_queue(settings) as queue:
         refuse([*tls_findings(settings), keys_finding(settings, queue)])
     return settings, catalog
+
+
+def check_outside(settings: Settings) -> None:
+    """Raise CannotServe or FilesError for settings that only later parts of the program read."""
+    FileStore(settings.resolved_files_url)
+    try:
+        Outbound.parse(settings.outbound)
+    except ValueError as error:
+        raise CannotServe(f"cannot serve: {error}; `veraicon settings` tells what outbound may be") from None
 
 
 @contextlib.contextmanager

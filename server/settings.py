@@ -33,6 +33,9 @@ class Settings(BaseSettings):
         default=None, description="Folder of the real checkpoints; default data_dir/weights."
     )
     catalog: str = Field(default="pipelines.catalog:CATALOG", description="Import string of the endpoints offered.")
+    aliases: bool = Field(
+        default=False, description="Also answer for the endpoints' other ids, which the catalog lists as aliases."
+    )
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; anything but loopback needs API keys.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
@@ -49,13 +52,18 @@ class Settings(BaseSettings):
     )
 
     device: str | None = Field(
-        default=None, description="cuda, cuda:N or cpu; default cuda for full weights, cpu for tiny. Never a fallback."
+        default=None,
+        pattern=r"^(cpu|cuda(:\d+)?)$",
+        description="cuda, cuda:N or cpu; default cuda for full weights, cpu for tiny. Never a fallback.",
     )
     dtype: Literal["float16", "bfloat16", "float32"] | None = Field(
         default=None, description="Precision of the networks; default float16 on cuda, float32 on cpu."
     )
     max_side_px: int = Field(
         default=1280, ge=64, le=2048, multiple_of=64, description="Longest side of pictures sized by the photo."
+    )
+    png_parameters: bool = Field(
+        default=True, description="Write a request's parameters, without its pictures, into the PNGs that it makes."
     )
     workers: int | None = Field(
         default=None, ge=1, description="Worker processes; default one per GPU, or one on the CPU."

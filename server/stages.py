@@ -18,6 +18,7 @@ from server.bodies import FILE
 from server.errors import RequestError, error_response
 from server.files import FileStore
 from server.inputs import fetch
+from server.parameters import parameters
 from server.png import encode
 from server.queue.queue import Queue
 from server.settings import Settings
@@ -77,10 +78,13 @@ class Stages:
     def save(self, assignment: Assignment, pictures: Sequence[Picture]) -> None:
         """Files first, then the row: a crash between the two leaves files that nobody knows, never a broken result."""
         assignment.say("Saving")
-        images = [self._store(picture) for picture in pictures]
-        body = assignment.endpoint.output.of(images, pictures[0].seed).model_dump(mode="json")
-        log.info("job done", request_id=assignment.job.id, seconds=round(assignment.seconds, 3))
-        self._finish(assignment, 200, body)
+        job, output, seed = assignment.job, assignment.endpoint.output, pictures[0].seed
+        text = self._parameters(assignment, seed)
+        images = [self._store_patiently(picture, text, job.id) for picture in pictures]
+        body = output.of(images, seed).model_dump(mode="json")
+        metrics = output.metrics([measured(picture, job.id) for picture in pictures])
+        log.info("job done", request_id=job.id, seconds=round(assignment.seconds, 3))
+        self._finish(assignment, 200, body, metrics=metrics)
 
     def fail(self, assignment: Assignment, error: Exception) -> None:
         """End a job that `error` stopped. One that was taken away is dropped, one that we leave is given back."""
@@ -96,10 +100,26 @@ class Stages:
                 log.info("job ended", request_id=job.id, error_type=response.error_type)
             else:
                 log.error("job failed", request_id=job.id, exc_info=error)
-            self._finish(assignment, response.status, response.body, response.error_type)
+            self._finish(assignment, response.status, response.body, error_type=response.error_type)
 
-    def _store(self, picture: Picture) -> Image:
-        stored = self.files.save(encode(picture.image, picture.text), "image/png")
+    def _parameters(self, assignment: Assignment, seed: int) -> Mapping[str, str]:
+        """What to write into the PNGs of this job; nothing where the operator or the client wants nothing kept."""
+        job, endpoint = assignment.job, assignment.endpoint
+        if not (self.settings.png_parameters and job.store_io):
+            return {}
+        return parameters(endpoint, endpoint.input.model_validate(job.input), seed)
+
+    def _store_patiently(self, picture: Picture, text: Mapping[str, str], request_id: str) -> Image:
+        """`_store`, tried for a while when the disk is full: the picture is too dear to be lost to that."""
+        for pause in FINISH_RETRIES_S:
+            with contextlib.suppress(OSError):
+                return self._store(picture, text)
+            log.warning("the picture cannot be stored yet", request_id=request_id)
+            time.sleep(pause)
+        return self._store(picture, text)
+
+    def _store(self, picture: Picture, text: Mapping[str, str]) -> Image:
+        stored = self.files.save(encode(picture.image, {**text, **picture.text}), "image/png")
         height, width, _ = picture.image.shape
         return Image(
             url=FILE + stored.id,
@@ -110,17 +130,28 @@ class Stages:
             height=height,
         )
 
-    def _finish(
-        self, assignment: Assignment, http_status: int, body: dict[str, Any], error_type: str | None = None
-    ) -> None:
-        job, outcome = assignment.job, {"error_type": error_type, "inference_time": round(assignment.seconds, 6)}
+    def _finish(self, assignment: Assignment, http_status: int, body: dict[str, Any], **more: Any) -> None:
+        """`more`: what else `Queue.finish` takes."""
+        job, more = assignment.job, {"inference_time": round(assignment.seconds, 6), **more}
         for pause in (*FINISH_RETRIES_S, None):
             try:
                 assignment.flush(self.queue)
-                if not self.queue.finish(job, http_status, body, **outcome):
+                if not self.queue.finish(job, http_status, body, **more):
                     log.warning("result dropped: the job was given to another worker", request_id=job.id)
                 return
             except SQLAlchemyError as error:
                 log.warning("the result cannot be stored yet", request_id=job.id, error=type(error).__name__)
                 if pause is not None:
                     time.sleep(pause)
+
+
+def measured(picture: Picture, request_id: str) -> dict[str, float | None]:
+    """The numbers about a picture. One that cannot be had is None: it is no reason to lose the picture."""
+    numbers: dict[str, float | None] = {}
+    for name, measure in picture.metrics.items():
+        try:
+            numbers[name] = measure()
+        except Exception as error:
+            log.warning("a picture could not be measured", request_id=request_id, metric=name, exc_info=error)
+            numbers[name] = None
+    return numbers

@@ -145,6 +145,7 @@ class Keeper:
         told = self.told() if exit_code == EXIT_CANNOT_LOAD else None
         device = self.settings.resolved_device
         state = WorkerState(self.place.name, socket.gethostname(), device, "failed", told or message, 0)
+        self.publish(state)
         while not self.stop.wait(min(1, max(0, until - time.monotonic()))) and time.monotonic() < until:
             self.publish(state)
 

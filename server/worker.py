@@ -21,6 +21,7 @@ import weights
 from pipelines.endpoint import Endpoint, Picture, Pipeline
 from pipelines.errors import Cancelled, DeviceLost, LoadError, OutOfMemory, PipelineError
 from pipelines.profile import Profile
+from pipelines.shelf import Shelf
 from server.assignment import Assignment
 from server.files import FileStore
 from server.imports import ImportStringError, opened
@@ -138,10 +139,10 @@ class Worker:
         self._saver.shutdown()
 
     def _load(self) -> None:
-        profile, root = profile_of(self.settings), weights_root(self.settings)
+        profile, root, shelf = profile_of(self.settings), weights_root(self.settings), Shelf()
         for endpoint in self.catalog.values():
             began = time.monotonic()
-            self.pipelines[endpoint.id] = opened(endpoint.pipeline).load(root / endpoint.folder, profile)
+            self.pipelines[endpoint.id] = opened(endpoint.pipeline).load(root / endpoint.folder, profile, shelf)
             log.info("model loaded", endpoint=endpoint.id, seconds=round(time.monotonic() - began, 2))
 
     def _generate(self, assignment: Assignment) -> None:

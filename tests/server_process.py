@@ -33,6 +33,9 @@ class ServerProcess:
         settings: VERAICON_* without the prefix, e.g. ``drain_s=2``.
     """
 
+    root = ROOT
+    """The project that is served."""
+
     def __init__(self, data_dir: Path, *words: str, **settings: object) -> None:
         self.data_dir = data_dir
         self.words = words or ("serve",)
@@ -54,8 +57,8 @@ class ServerProcess:
         with self.log_file.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "server.cli", *self.words],
-                cwd=ROOT,
-                env=environment(self.data_dir, **self.settings),
+                cwd=self.root,
+                env=environment(self.data_dir, **self.settings) | {"PYTHONPATH": str(self.root)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

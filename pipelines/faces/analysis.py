@@ -18,6 +18,7 @@ from pipelines.faces.onnx import open_model, require_file
 from pipelines.faces.scrfd import FILE as SCRFD_FILE
 from pipelines.faces.scrfd import ScrfdDetector
 from pipelines.profile import Profile
+from pipelines.shelf import Shelf
 
 ARCFACE_FILE = "glintr100.onnx"
 
@@ -42,8 +43,12 @@ class Face:
 class FaceAnalysis(Protocol):
     """What a pipeline asks about a photo. Safe to call from several threads."""
 
-    def largest(self, image: PILImage.Image) -> Face | None:
-        """The face with the largest box, or None when there is none."""
+    def largest(self, image: PILImage.Image, retry: bool = True) -> Face | None:
+        """The face with the largest box, or None when there is none.
+
+        Args:
+            retry: look again, in other ways, when the first look finds nothing.
+        """
         ...
 
     def crop(self, image: PILImage.Image, face: Face) -> NDArray[np.uint8]:
@@ -58,10 +63,10 @@ class FaceAnalyser:
         self._detector = detector
         self._recogniser = recogniser
 
-    def largest(self, image: PILImage.Image) -> Face | None:
+    def largest(self, image: PILImage.Image, retry: bool = True) -> Face | None:
         """The face with the largest box, as in both upstream programs; of equal ones the last found."""
         bgr = np.ascontiguousarray(_rgb(image)[:, :, ::-1])
-        found = sorted(find(self._detector, bgr), key=_area)
+        found = sorted(find(self._detector, bgr, retry), key=_area)
         if not found:
             return None
         face = found[-1]
@@ -73,8 +78,8 @@ class FaceAnalyser:
         return align(_rgb(image), face.kps)
 
 
-def load_faces(folder: Path, profile: Profile) -> FaceAnalysis:
-    """The analyser that `profile` asks for, on `profile.device`.
+def load_faces(folder: Path, profile: Profile, shelf: Shelf | None = None) -> FaceAnalysis:
+    """The analyser that `profile` asks for, on `profile.device`, or the one from the shelf made of the same files.
 
     Args:
         folder: holds glintr100.onnx and, for the detector ``"scrfd"``, scrfd_10g_bnkps.onnx. Other files are ignored
@@ -88,8 +93,12 @@ def load_faces(folder: Path, profile: Profile) -> FaceAnalysis:
     names = [ARCFACE_FILE] if profile.detector == "haar" else [SCRFD_FILE, ARCFACE_FILE]
     for name in names:
         require_file(folder / name)
-    detector = HaarDetector() if profile.detector == "haar" else ScrfdDetector(folder, profile.device)
-    return FaceAnalyser(detector, open_model(folder / ARCFACE_FILE, ArcFaceONNX, profile.device))
+
+    def make() -> FaceAnalyser:
+        detector = HaarDetector() if profile.detector == "haar" else ScrfdDetector(folder, profile.device)
+        return FaceAnalyser(detector, open_model(folder / ARCFACE_FILE, ArcFaceONNX, profile.device))
+
+    return (shelf or Shelf()).get((FaceAnalyser, profile), [folder / name for name in names], make)
 
 
 def _rgb(image: PILImage.Image) -> NDArray[np.uint8]:

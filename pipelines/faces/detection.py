@@ -36,13 +36,13 @@ class Detector(Protocol):
         ...
 
 
-def find(detector: Detector, bgr: NDArray[np.uint8]) -> list[Detection]:
+def find(detector: Detector, bgr: NDArray[np.uint8], retry: bool = True) -> list[Detection]:
     """The faces of the first attempt that finds any, in pixels of `bgr`; boxes may reach beyond the photo.
 
     A face that fills the photo is too large for a detector that expects its surroundings (instantid.md §E,
-    InstantID#131), so the photo is shown with a margin, then smaller.
+    InstantID#131), so the photo is shown with a margin, then smaller, unless `retry` is False.
     """
-    for attempt in detector.attempts:
+    for attempt in detector.attempts if retry else detector.attempts[:1]:
         height, width = bgr.shape[:2]
         x, y = round(width * attempt.padding), round(height * attempt.padding)
         shown = bgr

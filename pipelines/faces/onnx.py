@@ -1,8 +1,9 @@
-"""ONNX files opened through insightface on exactly the device that was asked for."""
+"""ONNX files opened, through insightface or as they are, on exactly the device that was asked for."""
 
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import onnxruntime
 from insightface.model_zoo import SCRFD, ArcFaceONNX, get_model
 
@@ -35,6 +36,39 @@ def open_model(path: Path, kind: type[Model], device: str) -> Model:
         raise LoadError(f"{path} is not a {kind.__name__} model: its inputs and outputs differ. Download it again.")
     require_provider(path, model.session, provider)
     return model
+
+
+def open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
+    """Open one ONNX file as it is. Raises LoadError: it is missing or no ONNX model, or `device` cannot be had."""
+    require_file(path)
+    provider = provider_of(device)
+    options = {"device_id": device.partition(":")[2] or "0"} if provider == CUDA else {}
+    try:
+        session = onnxruntime.InferenceSession(path, providers=[provider], provider_options=[options])
+    except Exception as error:  # onnxruntime raises a dozen unrelated types for a file that it cannot read
+        raise LoadError(f"{path} cannot be opened as an ONNX model; download it again. onnxruntime: {error}") from error
+    require_provider(path, session, provider)
+    return session
+
+
+def try_picture(session: Any, path: Path) -> tuple[tuple[int, int], list[tuple[int, ...]]]:
+    """Give a black picture (1, 3, H, W) to a session. Raises LoadError when it takes something else.
+
+    Exporters leave names in place of sizes, so that only an answer tells what a model gives.
+
+    Returns:
+        (width, height) that the model takes, and the shapes of its answers.
+    """
+    takes = [one.shape for one in session.get_inputs()]
+    if len(takes) != 1 or len(takes[0]) != 4 or not all(isinstance(side, int) for side in takes[0][2:]):
+        raise LoadError(f"{path} does not take one picture of one size, but {takes}. Download it again.")
+    height, width = takes[0][2:]
+    black = np.zeros((1, 3, height, width), np.float32)
+    try:
+        answers = session.run(None, {session.get_inputs()[0].name: black})
+    except Exception as error:  # as above
+        raise LoadError(f"{path} takes no pictures; download it again. onnxruntime: {error}") from error
+    return (width, height), [np.shape(answer) for answer in answers]
 
 
 def require_file(path: Path) -> None:

@@ -1,8 +1,8 @@
 """`fal-ai/instantid/lcm`: schema, defaults and ranges of fal-protocol.md §8.2 and instantid.md §0. Torch-free."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from PIL import Image as PILImage
 from pydantic import AliasChoices, Field
@@ -134,6 +134,11 @@ class InstantidLcmOutput(Output):
     def of(cls, images: Sequence[Image], seed: int) -> Self:
         return cls(image=images[0], seed=seed)
 
+    @classmethod
+    def metrics(cls, measured: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
+        """There is one picture, so a number is no list."""
+        return dict(measured[0])
+
 
 INSTANTID_LCM = Endpoint(
     id="fal-ai/instantid/lcm",
@@ -144,4 +149,5 @@ INSTANTID_LCM = Endpoint(
     pipeline="pipelines.instantid.pipeline:InstantIDPipeline",
     folder="instantid",
     checkpoints=("instantid", "instantid-base", "lcm-lora", "controlnet-canny", "antelopev2"),
+    aliases=("fal-ai/instantid", "fal-ai/instantid/standard"),
 )

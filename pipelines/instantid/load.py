@@ -2,51 +2,40 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from diffusers.loaders.lora_pipeline import StableDiffusionXLLoraLoaderMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from torch import Tensor, nn
 
-from pipelines.checkpoint import keep, load_state, rehearsed, require
+from pipelines.checkpoint import load_state, rehearsed, require
 from pipelines.errors import LoadError
 from pipelines.instantid.controls import FOLDERS
 from pipelines.instantid.identity_net import ControlNets, load_control_net
-from pipelines.instantid.lora import read_lora
+from pipelines.instantid.lora import LoRAUse, load_lcm_unet
 from pipelines.instantid.resampler import Resampler
 from pipelines.profile import Profile
 from pipelines.sdxl.attention import IdentityLayers, install_attention
-from pipelines.sdxl.load import (
-    dtype_of,
-    empty_net,
-    fill,
-    load_parts,
-    place,
-    read_device,
-    read_part,
-    resolve_device,
-)
+from pipelines.sdxl.load import load_parts, place, read_device, resolve_device
+from pipelines.shelf import Shelf
 
-LORA_FILE = "pytorch_lora_weights.safetensors"
 NAMES = ("to_k_ip", "to_v_ip")
-LoRAUse = Literal["fused", "unfused", "none"]
 
 
-def load_networks(folder: Path, profile: Profile, lora: LoRAUse) -> dict[str, Any]:
+def load_networks(folder: Path, profile: Profile, lora: LoRAUse, shelf: Shelf) -> dict[str, Any]:
     """Every registered component of InstantIDPipeline, by name. Raises LoadError naming a file."""
     resolve_device(profile)
-    return rehearsed(lambda profile: build_networks(folder, profile, lora), profile)
+    return rehearsed(lambda profile: build_networks(folder, profile, lora, shelf), profile)
 
 
-def build_networks(folder: Path, profile: Profile, lora: LoRAUse) -> dict[str, Any]:
+def build_networks(folder: Path, profile: Profile, lora: LoRAUse, shelf: Shelf) -> dict[str, Any]:
     """The components on the profile's device; on the meta device from the files' names and shapes alone."""
     device, base = resolve_device(profile), folder / "base"
-    unet = load_lcm_unet(folder, profile, lora)
+    unet = load_lcm_unet(folder, base, profile, lora)
     install_attention(unet, fuse=lora != "unfused")
-    parts = load_parts(base, profile)
+    parts = load_parts(base, profile, shelf)
     return {
         "vae": parts.vae,
         "text_encoder": parts.text_encoder,
@@ -59,27 +48,6 @@ def build_networks(folder: Path, profile: Profile, lora: LoRAUse) -> dict[str, A
         "controlnets": load_control_nets(folder, profile),
         "scheduler": load_scheduler(base / "scheduler"),
     }
-
-
-def load_lcm_unet(folder: Path, profile: Profile, lora: LoRAUse) -> UNet2DConditionModel:
-    """The base's UNet with LCM's LoRA, fused in float32 before the cast, so that no step pays for it."""
-    base, file = folder / "base", folder / LORA_FILE
-    unet = empty_net(UNet2DConditionModel, base / "unet")
-    change = keep if lora == "none" else read_lora(file, unet, read_device(profile)).fuse
-    state, source = read_part(unet, base, "unet", profile)
-    if lora != "unfused" or profile.device == "meta":
-        return fill(unet, state, source, dtype_of(profile), change)
-    fill(unet, state, source, torch.float32)
-    add_lora(unet, file)
-    nn.Module.to(unet, dtype_of(profile))  # diffusers' own `to` warns about an empty list
-    return unet
-
-
-def add_lora(unet: UNet2DConditionModel, file: Path) -> None:
-    """Put a LoRA beside the UNet's layers, as upstream's demo does; it has a place for each (`read_lora`)."""
-    loader: Any = StableDiffusionXLLoraLoaderMixin
-    state, alphas = loader.lora_state_dict(str(file), unet_config=unet.config, local_files_only=True)
-    loader.load_lora_into_unet(state, alphas, unet)
 
 
 def load_adapter(folder: Path, unet: UNet2DConditionModel, profile: Profile) -> dict[str, nn.Module]:

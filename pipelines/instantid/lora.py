@@ -1,13 +1,22 @@
-"""LCM's LoRA (arXiv:2311.05556) in kohya's names: checked against the UNet and added to its weights."""
+"""LCM's LoRA (arXiv:2311.05556) in kohya's names: checked against a base's UNet and added to its weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+import torch
+from diffusers.loaders.lora_pipeline import StableDiffusionXLLoraLoaderMixin
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Size, Tensor, nn
 
-from pipelines.checkpoint import check_fit, read_tensors
+from pipelines.checkpoint import check_fit, keep, read_tensors
 from pipelines.errors import LoadError
+from pipelines.profile import Profile
+from pipelines.sdxl.load import dtype_of, empty_net, fill, read_device, read_part
+
+FILE = "pytorch_lora_weights.safetensors"
+LoRAUse = Literal["fused", "unfused", "none"]
 
 PREFIX = "lora_unet_"
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
@@ -56,6 +65,33 @@ def read_lora(file: Path, unet: nn.Module, device: str) -> LoRA:
     }
     check_fit(expected, {key: tensor.shape for key, tensor in tensors.items()}, file, "the UNet")
     return LoRA(tensors, {weights[layer][0]: layer for layer in layers})
+
+
+def load_lcm_unet(folder: Path, base: Path, profile: Profile, lora: LoRAUse) -> UNet2DConditionModel:
+    """A base's UNet with LCM's LoRA, fused in float32 before the cast, so that no step pays for it.
+
+    Every base is the default one's network with other numbers: ControlNets and adapter were made for its shapes.
+
+    Args:
+        folder: InstantID's, with the LoRA and the default base. base: whose numbers are read.
+    """
+    file = folder / FILE
+    unet = empty_net(UNet2DConditionModel, folder / "base" / "unet")
+    change = keep if lora == "none" else read_lora(file, unet, read_device(profile)).fuse
+    state, source = read_part(unet, base, "unet", profile)
+    if lora != "unfused" or profile.device == "meta":
+        return fill(unet, state, source, dtype_of(profile), change)
+    fill(unet, state, source, torch.float32)
+    add_lora(unet, file)
+    nn.Module.to(unet, dtype_of(profile))  # diffusers' own `to` warns about an empty list
+    return unet
+
+
+def add_lora(unet: UNet2DConditionModel, file: Path) -> None:
+    """Put a LoRA beside the UNet's layers, as upstream's demo does; it has a place for each (`read_lora`)."""
+    loader: Any = StableDiffusionXLLoraLoaderMixin
+    state, alphas = loader.lora_state_dict(str(file), unet_config=unet.config, local_files_only=True)
+    loader.load_lora_into_unet(state, alphas, unet)
 
 
 def _factors(weight: Size, down: Tensor | None) -> dict[str, Size]:

@@ -1,6 +1,7 @@
 """InstantIDPipeline: portraits that keep the person, on SDXL with LCM (arXiv:2401.07519; upstream's `_full`)."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Self
 
@@ -17,11 +18,14 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from pipelines.endpoint import OnStep
 from pipelines.faces.analysis import FaceAnalysis, load_faces
+from pipelines.faces.similarity import Likeness
+from pipelines.instantid.bases import Base, Bases, find_bases
 from pipelines.instantid.conditioning import control_branches, rows, unet_context
-from pipelines.instantid.controls import control_image
+from pipelines.instantid.controls import Estimators, control_image
 from pipelines.instantid.endpoint import Control, InstantIDRequest, Style
 from pipelines.instantid.identity_net import ControlNets, sum_residuals
-from pipelines.instantid.load import LoRAUse, load_networks
+from pipelines.instantid.load import load_networks
+from pipelines.instantid.lora import LoRAUse
 from pipelines.instantid.prepared import (
     InstantIDPrepared,
     check_request,
@@ -38,6 +42,7 @@ from pipelines.sdxl.denoise import Step, denoise, draw_noise, guide, resolve_see
 from pipelines.sdxl.device import device_failures
 from pipelines.sdxl.samplers import lcm_table
 from pipelines.sdxl.text import Prompt
+from pipelines.shelf import Shelf
 
 
 class InstantIDPipeline(DiffusionPipeline):
@@ -47,6 +52,8 @@ class InstantIDPipeline(DiffusionPipeline):
 
     Args:
         max_side: longest side in pixels of a picture whose size follows the photo.
+        bases: the base models that requests may name instead of the registered components.
+        estimators: what draws control images from the photo; canny alone without it.
     """
 
     def __init__(  # noqa: PLR0913  diffusers reads the components from this signature
@@ -64,6 +71,8 @@ class InstantIDPipeline(DiffusionPipeline):
         scheduler: LCMScheduler,
         faces: FaceAnalysis | None = None,
         max_side: int = 1280,
+        bases: Bases | None = None,
+        estimators: Estimators | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -81,12 +90,15 @@ class InstantIDPipeline(DiffusionPipeline):
         )
         self.faces = faces
         self.max_side = max_side
+        self.bases = bases or Bases()
+        self.estimators = estimators or Estimators()
 
     @classmethod
     def load(
         cls,
         folder: Path,
         profile: Profile,
+        shelf: Shelf | None = None,
         *,
         faces: FaceAnalysis | None = None,
         lora: LoRAUse = "fused",
@@ -94,11 +106,16 @@ class InstantIDPipeline(DiffusionPipeline):
         """Read the checkpoints below `folder` (layout: weights/tiny/instantid). Raises LoadError naming a file.
 
         Args:
+            shelf: what other pipelines of this process have loaded already.
             faces: the face analyser; None loads the real one from the folder beside.
             lora: how LCM's LoRA joins the UNet; unfused keeps its layers apart, none leaves it out.
         """
-        faces = faces or load_faces(folder.parent / "antelopev2", profile)
-        return cls(**load_networks(folder, profile, lora), faces=faces, max_side=profile.max_side)
+        shelf = shelf or Shelf()
+        faces = faces or load_faces(folder.parent / "antelopev2", profile, shelf)
+        networks = load_networks(folder, profile, lora, shelf)
+        bases = find_bases(folder, profile, lora, shelf)
+        estimators = Estimators(folder.parent, profile)
+        return cls(**networks, faces=faces, max_side=profile.max_side, bases=bases, estimators=estimators)
 
     def prepare(self, request: InstantIDRequest, images: Sequence[Image.Image]) -> InstantIDPrepared:
         """Choose the size, find the largest face in the photo, draw the control images, tokenise the text.
@@ -108,7 +125,8 @@ class InstantIDPipeline(DiffusionPipeline):
         Raises:
             InputError: naming the field. FaceNotFound, ImageTooSmall: about the photo.
         """
-        check_request(request, self.controlnets.names, self.scheduler.config["original_inference_steps"])
+        most_steps = self.scheduler.config["original_inference_steps"]
+        check_request(request, self.controlnets.names, most_steps, self.bases.names)
         photo, size = place_photo(request, images, self.max_side)
         prompt, negative = tokenise_prompts(self.tokenizer, request)
         return InstantIDPrepared(
@@ -118,7 +136,7 @@ class InstantIDPipeline(DiffusionPipeline):
             prompt=prompt,
             negative=negative,
             person=None if photo is None else find_person(self.faces, photo, request.enhance_face_region),
-            controls=tuple(control_image(c, photo, size) for c in request.controls if c.scale != 0),
+            controls=tuple(control_image(c, photo, size, self.estimators) for c in request.controls if c.scale != 0),
         )
 
     @device_failures()
@@ -139,15 +157,27 @@ class InstantIDPipeline(DiffusionPipeline):
         latents, *fresh = self.draw_latents(prepared)
         step = self.make_step(prepared, prompt, face, fresh)
         latents = denoise(step, latents, prepared[0].request.num_inference_steps, on_step)
-        pictures = deliver(latents, decode(self.vae, latents), [p.seed for p in prepared], output_type)
+        seeds, people = [p.seed for p in prepared], [self.likeness(p) for p in prepared]
+        pictures = deliver(latents, decode(self.base(prepared).vae, latents), seeds, people, output_type)
         return deal(pictures, [1] * len(prepared))
+
+    def likeness(self, prepared: InstantIDPrepared) -> Likeness | None:
+        """Whom the picture is to show."""
+        return Likeness(self.faces, prepared.person.embedding) if self.faces and prepared.person else None
+
+    def base(self, prepared: Sequence[InstantIDPrepared]) -> Base:
+        """The networks of the base that the batch asks for: the components, and in their place what the base brings."""
+        name = prepared[0].request.model_name
+        default = {field.name: getattr(self, field.name) for field in fields(Base)}
+        return Base(**(default | (self.bases.take(name) if name else {})))
 
     def encode_prompt(self, prepared: Sequence[InstantIDPrepared]) -> Prompt:
         """Text tokens (B, N, 2048) and pooled (B, 1280), the unconditional half first when guided."""
         texts = [p.prompt for p in prepared]
         if prepared[0].guided:
             texts = [p.negative for p in prepared] + texts
-        return encode_weighted((self.text_encoder, self.text_encoder_2), texts)
+        base = self.base(prepared)
+        return encode_weighted((base.text_encoder, base.text_encoder_2), texts)
 
     def encode_face(self, prepared: Sequence[InstantIDPrepared]) -> Tensor | None:
         """Face tokens (B, N, 2048); the unconditional ones are the Resampler's answer to a zero embedding (§A11)."""
@@ -174,7 +204,7 @@ class InstantIDPipeline(DiffusionPipeline):
         self, prepared: Sequence[InstantIDPrepared], prompt: Prompt, face: Tensor | None, fresh: Sequence[Tensor]
     ) -> Step:
         """Project and place everything constant, then return the step: static shapes, no device sync."""
-        first, unet, dtype = prepared[0], self.unet, self.unet.dtype
+        first, unet, dtype = prepared[0], self.base(prepared).unet, self.unet.dtype
         table = lcm_table(self.scheduler, first.request.num_inference_steps, unet.device)
         sizes = time_ids(*first.size, batch=len(prompt.pooled), like=prompt.pooled)
         added = {"text_embeds": prompt.pooled, "time_ids": sizes}
@@ -214,6 +244,7 @@ class InstantIDPipeline(DiffusionPipeline):
         ip_adapter_scale: float = 0.7,
         identity_controlnet_conditioning_scale: float = 0.7,
         enhance_face_region: bool = True,
+        model_name: str | None = None,
         output_type: Literal["pil", "latent"] = "pil",
         callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], Any] | None = None,
     ) -> list[Image.Image] | list[Tensor]:
@@ -235,6 +266,7 @@ class InstantIDPipeline(DiffusionPipeline):
             enhance_face_region=enhance_face_region,
             seed=seed,
             size=None if width is None or height is None else (width, height),
+            model_name=model_name,
         )
 
         def on_step(step: int, total: int) -> bool:

@@ -73,6 +73,7 @@ class InstantIDPrepared:
     @property
     def batch_key(self) -> tuple[Any, ...]:
         return (
+            self.request.model_name,
             self.size,
             self.request.num_inference_steps,
             self.guided,
@@ -84,17 +85,21 @@ class InstantIDPrepared:
         )
 
 
-def check_request(request: InstantIDRequest, controls: Sequence[str], most_steps: int) -> None:
+def check_request(
+    request: InstantIDRequest, controls: Sequence[str], most_steps: int, bases: Sequence[str] = ()
+) -> None:
     """What the schema cannot know. Raises InputError naming the field.
 
     Args:
         controls: names of the ControlNets that are installed. most_steps: that the sampler can take.
+        bases: names of the other base models that are registered.
     """
-    if request.model_name is not None:
+    if request.model_name is not None and request.model_name not in bases:
+        choice = f"Choose one of {list(bases)}, or leave" if bases else "Leave"
         raise NotOneOf(
             ("model_name",),
-            "This server has no other base model registered. Leave model_name out to use the default one.",
-            {"expected": []},
+            f"No base model of this name is registered on this server. {choice} model_name out to use the default one.",
+            {"expected": [*bases]},
         )
     if request.style not in TEMPLATES:
         raise NotOneOf(

@@ -16,6 +16,7 @@ from pipelines.pulid.nets.eva import EVAVisionTower
 from pipelines.pulid.nets.id_encoder import IDEncoder
 from pipelines.sdxl.attention import IdentityLayers, install_attention
 from pipelines.sdxl.load import load_parts, load_unet, place, read_device, resolve_device
+from pipelines.shelf import Shelf
 
 ENCODER, LAYERS = "id_adapter", "id_adapter_attn_layers"
 """The two sections of PuLID's checkpoint."""
@@ -26,17 +27,17 @@ KEY_VALUE = ("id_to_k", "id_to_v")
 FinalSigmas = Literal["sigma_min", "zero"]
 
 
-def load_networks(folder: Path, profile: Profile, final_sigmas_type: FinalSigmas) -> dict[str, Any]:
+def load_networks(folder: Path, profile: Profile, final_sigmas_type: FinalSigmas, shelf: Shelf) -> dict[str, Any]:
     """Every registered component of PuLIDPipeline, by name. Raises LoadError naming a file."""
     resolve_device(profile)
-    return rehearsed(lambda profile: build_networks(folder, profile, final_sigmas_type), profile)
+    return rehearsed(lambda profile: build_networks(folder, profile, final_sigmas_type, shelf), profile)
 
 
-def build_networks(folder: Path, profile: Profile, final_sigmas_type: FinalSigmas) -> dict[str, Any]:
+def build_networks(folder: Path, profile: Profile, final_sigmas_type: FinalSigmas, shelf: Shelf) -> dict[str, Any]:
     """The components on the profile's device; on the meta device from the files' names and shapes alone."""
     device, base = resolve_device(profile), folder / "sdxl_base"
     lightning = folder / "sdxl_lightning" / "sdxl_lightning_4step_unet.safetensors"
-    parts = load_parts(base, profile)
+    parts = load_parts(base, profile, shelf)
     unet = load_unet(base, profile, lightning)
     install_attention(unet)
     eva = load_state(folder / "eva_clip" / "EVA02_CLIP_L_336_psz14_s6B", read_device(profile))

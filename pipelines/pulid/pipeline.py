@@ -19,6 +19,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from pipelines.endpoint import OnStep
 from pipelines.errors import FaceNotFound
 from pipelines.faces.analysis import FaceAnalysis, load_faces
+from pipelines.faces.similarity import Likeness
 from pipelines.profile import Profile
 from pipelines.pulid.endpoint import PuLIDRequest
 from pipelines.pulid.identity import encode_photos, merge_photos
@@ -41,6 +42,7 @@ from pipelines.sdxl.denoise import Step, denoise, draw_noise, guide, resolve_see
 from pipelines.sdxl.device import device_failures
 from pipelines.sdxl.samplers import dpm_table
 from pipelines.sdxl.text import Prompt, encode_texts
+from pipelines.shelf import Shelf
 
 MODES: dict[str, IdentityMode] = {
     "fidelity": FIDELITY,
@@ -96,6 +98,7 @@ class PuLIDPipeline(DiffusionPipeline):
         cls,
         folder: Path,
         profile: Profile,
+        shelf: Shelf | None = None,
         *,
         faces: FaceAnalysis | None = None,
         final_sigmas_type: FinalSigmas = "sigma_min",
@@ -103,12 +106,14 @@ class PuLIDPipeline(DiffusionPipeline):
         """Read the checkpoints below `folder` (layout: weights/tiny/pulid). Raises LoadError naming a file.
 
         Args:
+            shelf: what other pipelines of this process have loaded already.
             faces: the face analyser; None loads the real one from the folder beside.
             final_sigmas_type: ``sigma_min`` stops where upstream's diffusers 0.25 stops, ``zero`` removes the residual
                 noise that this leaves (pulid.md §0.2).
         """
-        faces = faces or load_faces(folder.parent / "antelopev2", profile)
-        return cls(**load_networks(folder, profile, final_sigmas_type), faces=faces)
+        shelf = shelf or Shelf()
+        faces = faces or load_faces(folder.parent / "antelopev2", profile, shelf)
+        return cls(**load_networks(folder, profile, final_sigmas_type, shelf), faces=faces)
 
     def prepare(self, request: PuLIDRequest, images: Sequence[Image.Image]) -> PuLIDPrepared:
         """Find and align the largest face of every photo, in order.
@@ -151,9 +156,14 @@ class PuLIDPipeline(DiffusionPipeline):
             prepared[0].request.num_inference_steps,
             on_step,
         )
-        seeds = [p.seed for p in prepared for _ in range(p.request.num_images)]
-        pictures = deliver(latents, decode(self.vae, latents), seeds, output_type)
+        sources = [p for p in prepared for _ in range(p.request.num_images)]
+        seeds, people = [p.seed for p in sources], [self.likeness(p) for p in sources]
+        pictures = deliver(latents, decode(self.vae, latents), seeds, people, output_type)
         return deal(pictures, [p.request.num_images for p in prepared])
+
+    def likeness(self, prepared: PuLIDPrepared) -> Likeness | None:
+        """Whom the pictures are to show: the person in the first photo."""
+        return Likeness(self.faces, prepared.embeddings[0]) if self.faces and prepared.embeddings else None
 
     def encode_identity(self, prepared: Sequence[PuLIDPrepared]) -> Identity | None:
         """Keys and values of the identity for every picture of the batch, (unconditional, conditional) when guided."""

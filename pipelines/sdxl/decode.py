@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pipelines.endpoint import Picture
 from pipelines.errors import BadPicture
+from pipelines.faces.similarity import Likeness
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,23 @@ def to_pixels(image: Tensor) -> NDArray[np.uint8]:
     return pixels.permute(1, 2, 0).contiguous().cpu().numpy()
 
 
-def deliver(latents: Tensor, images: list[Tensor], seeds: list[int], output_type: Literal["uint8", "raw"]) -> list[Any]:
-    """One Picture, or Raw, per image."""
+def deliver(
+    latents: Tensor,
+    images: Sequence[Tensor],
+    seeds: Sequence[int],
+    people: Sequence[Likeness | None],
+    output_type: Literal["uint8", "raw"],
+) -> list[Any]:
+    """One Picture, or Raw, per image; whom it is to show, if anybody, tells what can be measured of it."""
     if output_type == "raw":
         return [Raw(*pair) for pair in zip(latents, images, strict=True)]
-    return [Picture(to_pixels(image), seed) for image, seed in zip(images, seeds, strict=True)]
+    return [picture_of(*one) for one in zip(images, seeds, people, strict=True)]
+
+
+def picture_of(image: Tensor, seed: int, person: Likeness | None) -> Picture:
+    """The Picture of one decoded image. Raises BadPicture."""
+    pixels = to_pixels(image)
+    return Picture(pixels, seed, person.metrics(pixels) if person else {})
 
 
 def deal(pictures: list[Any], counts: Sequence[int]) -> list[list[Any]]:

@@ -7,7 +7,7 @@ the single file `sdxl.safetensors` beside that folder, which then holds the conf
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from accelerate import init_empty_weights
@@ -16,10 +16,11 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 
-from pipelines.checkpoint import Change, State, assign_state, keep, load_state, read_tensors, require
+from pipelines.checkpoint import Change, State, assign_state, keep, read_tensors, require, state_file
 from pipelines.errors import LoadError
 from pipelines.profile import Profile
 from pipelines.sdxl.single_file import from_single_file
+from pipelines.shelf import Shelf
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -31,6 +32,12 @@ FP16_FIX = "vae-fp16-fix"
 
 OBSOLETE = "position_ids"
 """A table 0..76 that older text encoders saved; the network makes it itself."""
+
+EncoderName = Literal["text_encoder", "text_encoder_2"]
+ENCODERS: dict[EncoderName, type[PreTrainedModel]] = {
+    "text_encoder": CLIPTextModel,
+    "text_encoder_2": CLIPTextModelWithProjection,
+}
 
 
 @dataclass(frozen=True)
@@ -91,13 +98,20 @@ def empty_net(cls: type[Net], folder: Path) -> Net:
 
 
 def read_folder(net: nn.Module, folder: Path, profile: Profile) -> tuple[State, Path]:
-    """The tensors for `net` in its folder, in one file or in shards, fp16 files first; and the file that names them."""
-    name = "model" if isinstance(net, PreTrainedModel) else "diffusion_pytorch_model"
+    """The tensors for `net` in its folder, and the file that names them."""
+    files, names_them = files_in(folder, type(net))
+    tensors = [read_tensors(file, read_device(profile)) for file in files]
+    return {key: value for one in tensors for key, value in one.items()}, names_them
+
+
+def files_in(folder: Path, cls: type[nn.Module]) -> tuple[list[Path], Path]:
+    """The one file, or the shards, with a network's tensors in its folder, fp16 files first; and what names them."""
+    name = "model" if issubclass(cls, PreTrainedModel) else "diffusion_pytorch_model"
     for index in sorted(folder.glob(f"{name}*.index*.json")):
-        tensors = [read_tensors(folder / shard, read_device(profile)) for shard in shards_of(index)]
-        return {key: value for shard in tensors for key, value in shard.items()}, index
+        return [folder / shard for shard in shards_of(index)], index
     half = any(folder.glob(f"{name}.fp16.*"))
-    return load_state(folder / (f"{name}.fp16" if half else name), read_device(profile))
+    file = state_file(folder / (f"{name}.fp16" if half else name))
+    return [file], file
 
 
 def shards_of(index: Path) -> list[str]:
@@ -110,10 +124,21 @@ def shards_of(index: Path) -> list[str]:
 
 def read_part(net: nn.Module, base: Path, name: str, profile: Profile) -> tuple[State, Path]:
     """The tensors for the network `name` of an SDXL base in either layout, and the file that they came from."""
-    single = base.with_name(f"{base.name}.safetensors")
+    single = single_file_of(base)
     if not single.exists():
         return read_folder(net, base / name, profile)
     return from_single_file(read_tensors(single, read_device(profile)), net, name, single), single
+
+
+def files_of_part(cls: type[nn.Module], base: Path, name: str) -> list[Path]:
+    """The files that `read_part` reads."""
+    single = single_file_of(base)
+    return [single] if single.exists() else files_in(base / name, cls)[0]
+
+
+def single_file_of(base: Path) -> Path:
+    """Where a base lies when it is one file."""
+    return base.with_name(f"{base.name}.safetensors")
 
 
 def fill(net: Net, state: State, file: Path, dtype: torch.dtype, change: Change = keep) -> Net:
@@ -124,34 +149,61 @@ def fill(net: Net, state: State, file: Path, dtype: torch.dtype, change: Change 
     return net
 
 
-def load_parts(base: Path, profile: Profile) -> SDXLParts:
+def load_parts(base: Path, profile: Profile, shelf: Shelf | None = None) -> SDXLParts:
     """Tokenizers, text encoders and VAE of an SDXL base, in the profile's dtype, on its device.
 
     The VAE runs in float32 unless it is one made for half precision (instantid.md §A16).
+
+    Args:
+        shelf: where networks made of the same files may be; a rehearsal leaves nothing there.
     """
-    device = resolve_device(profile)
-
-    def read(cls: type[Net], name: str) -> Net:
-        net = empty_net(cls, base / name)
-        return place(fill(net, *read_part(net, base, name, profile), dtype_of(profile)), device)
-
+    shelf = Shelf() if shelf is None or profile.device == "meta" else shelf
     return SDXLParts(
         tokenizer=read_tokenizer(base / "tokenizer"),
         tokenizer_2=read_tokenizer(base / "tokenizer_2"),
-        text_encoder=read(CLIPTextModel, "text_encoder"),
-        text_encoder_2=read(CLIPTextModelWithProjection, "text_encoder_2"),
-        vae=place(read_vae(base, profile), device),
+        text_encoder=load_encoder("text_encoder", base, profile, shelf),
+        text_encoder_2=load_encoder("text_encoder_2", base, profile, shelf),
+        vae=load_vae(base, profile, shelf),
     )
 
 
-def read_vae(base: Path, profile: Profile) -> AutoencoderKL:
+def load_encoder(name: EncoderName, base: Path, profile: Profile, shelf: Shelf, configs: Path | None = None) -> Any:
+    """A text encoder of an SDXL base on the profile's device; `configs` is the base whose config.json describes it."""
+    cls: Any = ENCODERS[name]
+    config = (configs or base) / name
+
+    def make() -> Any:
+        net = empty_net(cls, config)
+        return place(fill(net, *read_part(net, base, name, profile), dtype_of(profile)), resolve_device(profile))
+
+    return shelf.get((cls, profile), [config / "config.json", *files_of_part(cls, base, name)], make)
+
+
+def load_vae(base: Path, profile: Profile, shelf: Shelf, configs: Path | None = None) -> AutoencoderKL:
+    """The VAE that `read_vae` reads, on the profile's device."""
+    fixed = fixed_vae(base, profile)
+    config = fixed or (configs or base) / "vae"
+    files = files_in(fixed, AutoencoderKL)[0] if fixed else files_of_part(AutoencoderKL, base, "vae")
+    return shelf.get(
+        (AutoencoderKL, profile),
+        [config / "config.json", *files],
+        lambda: place(read_vae(base, profile, configs), resolve_device(profile)),
+    )
+
+
+def read_vae(base: Path, profile: Profile, configs: Path | None = None) -> AutoencoderKL:
     """The base's VAE in float32, or in half precision one that its config calls fit for it (`force_upcast` false)."""
-    dtype, fixed = dtype_of(profile), base / FP16_FIX
-    if dtype != torch.float32 and fixed.is_dir():
+    if fixed := fixed_vae(base, profile):
         return read_net(AutoencoderKL, fixed, profile)
-    vae = empty_net(AutoencoderKL, base / "vae")
+    vae = empty_net(AutoencoderKL, (configs or base) / "vae")
     tensors, file = read_part(vae, base, "vae", profile)
-    return fill(vae, tensors, file, torch.float32 if vae.config["force_upcast"] else dtype)
+    return fill(vae, tensors, file, torch.float32 if vae.config["force_upcast"] else dtype_of(profile))
+
+
+def fixed_vae(base: Path, profile: Profile) -> Path | None:
+    """The folder of the VAE that is to be taken in half precision, when the base has one."""
+    fixed = base / FP16_FIX
+    return fixed if profile.dtype != "float32" and fixed.is_dir() else None
 
 
 def read_tokenizer(folder: Path) -> CLIPTokenizer:

@@ -1,5 +1,6 @@
 """For load balancers and operators: /health (the process lives), /ready (requests will be served), /metrics."""
 
+import shutil
 from collections.abc import Iterator
 
 from fastapi import APIRouter
@@ -12,6 +13,9 @@ from starlette.responses import JSONResponse, Response
 from server.api.service import ServiceOf
 from server.queue.job import WorkerState
 from server.queue.queue import Queue
+
+LEAST_FREE_MB = 64
+"""Below this the next pictures may not find room."""
 
 router = APIRouter()
 
@@ -32,6 +36,9 @@ def ready(service: ServiceOf) -> JSONResponse:
     except SQLAlchemyError as error:
         return JSONResponse({"ready": False, "reasons": [f"the queue cannot be reached: {type(error).__name__}"]}, 503)
     reasons = [] if any(worker.state == "ready" for worker in workers) else not_ready(workers)
+    free_mb = shutil.disk_usage(service.settings.data_dir).free // 1_000_000
+    if free_mb < LEAST_FREE_MB:
+        reasons = [*reasons, f"only {free_mb} MB of disk are free in {service.settings.data_dir}: make room"]
     body = {"ready": not reasons, "reasons": reasons, "weights": service.settings.weights, "workers": len(workers)}
     return JSONResponse(body, 503 if reasons else 200)
 

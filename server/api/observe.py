@@ -1,11 +1,13 @@
 """What a request leaves behind: a log line and a count, without query, body or key; and failures as fal's JSON."""
 
+import errno
 import time
 import uuid
 
 import structlog
 from sqlalchemy.exc import OperationalError
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,6 +18,7 @@ from server.errors import Unavailable, error_response
 WORTH_RECEIVING = 256 * 1024 * 1024
 """Bytes of a refused body that are still received, and dropped."""
 RETRY_AFTER_S = "5"
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 QUIET = frozenset({"/health", "/healthz", "/ready", "/readyz", "/metrics"})
 
 log = structlog.get_logger()
@@ -30,11 +33,16 @@ def failure(error: Exception, scope: Scope) -> Response:
     """fal's answer to an exception that no route expected; its text goes to the log only."""
     request_id = str(uuid.uuid4())
     # Locked, full or gone: nothing was acknowledged, so the client may send the same request again.
-    answer = error_response(Unavailable() if isinstance(error, OperationalError) else error)
+    answer = error_response(Unavailable() if cannot_store(error) else error)
     if answer.status >= 500:
         log.error("request failed", route=route_of(scope), request_id=request_id, exc_info=error)
     later = {"Retry-After": RETRY_AFTER_S} if answer.status in {429, 503} else {}
     return reply(answer.status, answer.body, request_id, answer.headers | later | hang_up(scope, answer.status))
+
+
+def cannot_store(error: Exception) -> bool:
+    """Whether the database or the file store takes nothing at the moment: locked, full, read-only or gone."""
+    return isinstance(error, OperationalError) or (isinstance(error, OSError) and error.errno in NO_ROOM)
 
 
 def hang_up(scope: Scope, status: int) -> dict[str, str]:
@@ -67,6 +75,8 @@ class Observe:
 
         try:
             await self.app(scope, receive, noting)
+        except ClientDisconnect:
+            log.debug("the client left in the middle of its request", route=route_of(scope))
         except Exception as error:
             if sent["status"]:
                 raise  # the answer has begun: nothing can be said to the client any more

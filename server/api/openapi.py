@@ -1,5 +1,6 @@
 """Each endpoint's OpenAPI 3.0 document in the layout that fal publishes (fal-protocol.md §9)."""
 
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -47,13 +48,13 @@ router = APIRouter()
 
 @router.get("/api/openapi/queue/openapi.json")
 def by_query(request: Request, service: ServiceOf, endpoint_id: str = "") -> Response:
-    """fal's own address of the document."""
-    return document_reply(request, named_endpoint(endpoint_id, service))
+    """fal's own address of the document; an alias has a document of its own."""
+    return document_reply(request, replace(named_endpoint(endpoint_id, service), id=endpoint_id))
 
 
 @router.get("/{endpoint_id:path}/openapi.json")
 def by_path(request: Request, service: ServiceOf, endpoint_id: str) -> Response:
-    return document_reply(request, named_endpoint(endpoint_id.removeprefix(QUEUE_PREFIX[1:] + "/"), service))
+    return by_query(request, service, endpoint_id.removeprefix(QUEUE_PREFIX[1:] + "/"))
 
 
 def document_reply(request: Request, endpoint: Endpoint) -> Response:

@@ -22,6 +22,8 @@ LARGEST_ROW = 64 * 1024
 Finished = tuple[int, dict[str, Any], str | None]
 """HTTP status, body and error type of a request that needs no worker."""
 SHORTEST_START_TIMEOUT_S = 0.1
+MOST_DIGITS = 18
+"""Of a number that is only compared: more digits mean no more, and Python refuses to read thousands."""
 
 
 class InputTooLarge(InputError):
@@ -77,7 +79,7 @@ def longest_queue(text: str | None, most: int) -> int:
         return most
     if not (text.isascii() and text.isdigit()):
         raise BadRequest("fal_max_queue_length must be a whole number.")
-    return min(int(text), most)
+    return min(int(text[:MOST_DIGITS]), most)
 
 
 def named_endpoint(endpoint_id: str, service: ServiceOf) -> Endpoint:

@@ -44,9 +44,8 @@ def is_uuid(text: str) -> bool:
 
 def applications(service: Service, endpoint_id: str) -> set[str]:
     """Under which paths clients look for this endpoint's requests: full ids, as in fal's OpenAPI, and owner/alias."""
-    endpoint = service.endpoints.get(endpoint_id)
-    names = (endpoint.id, *endpoint.aliases) if endpoint else (endpoint_id,)
-    return {name for full in names for name in (full, bodies.application_of(full))}
+    offered = {name for name, endpoint in service.endpoints.items() if endpoint.id == endpoint_id}
+    return {name for full in offered | {endpoint_id} for name in (full, bodies.application_of(full))}
 
 
 async def wants_logs(logs: str = "") -> bool:

@@ -34,7 +34,7 @@ class Service:
     """One per process, made by create_app.
 
     Args:
-        endpoints: by every id under which they are offered, aliases included.
+        endpoints: by every id under which they are offered, aliases included where they are switched on.
         tickets / signer: sign permissions to upload / webhooks.
         counters: of this process's HTTP requests.
         news: wakes whoever waits for a job, in this process's event loop.
@@ -50,9 +50,10 @@ class Service:
     signer: Signer
 
 
-def by_id(catalog: Sequence[Endpoint]) -> dict[str, Endpoint]:
-    """The endpoints of a catalog by id and by alias."""
-    return {name: endpoint for endpoint in catalog for name in (endpoint.id, *endpoint.aliases)}
+def by_id(catalog: Sequence[Endpoint], aliases: bool) -> dict[str, Endpoint]:
+    """The endpoints of a catalog by id and, if wanted, by alias; an id wins over an alias of the same name."""
+    others = {name: endpoint for endpoint in catalog for name in endpoint.aliases} if aliases else {}
+    return others | {endpoint.id: endpoint for endpoint in catalog}
 
 
 async def service_of(request: Request) -> Service:

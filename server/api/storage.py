@@ -102,7 +102,7 @@ def put_part(file_id: str, number: int, _may: MayWrite, body: UploadBody, servic
 @router.post("/files/{file_id}/complete")
 def complete(file_id: str, _may: MayWrite, body: JsonBody, service: ServiceOf) -> dict[str, Any]:
     """B, D: join the parts by number, whatever their order in the list. Raises BadRequest for a missing part."""
-    numbers = sorted(part_number(part) for part in body.get("parts") or [])
+    numbers = sorted(part_number(part) for part in parts_of(body))
     try:
         sizes = [service.files.stat(part_id(file_id, number)).size for number in numbers]
         check_size(sum(sizes), service.settings.max_upload_mb)
@@ -160,6 +160,14 @@ def url_of(request: Request, file_id: str) -> str:
 def text_of(body: dict[str, Any], name: str) -> str | None:
     value = body.get(name)
     return value if isinstance(value, str) else None
+
+
+def parts_of(body: dict[str, Any]) -> list[Any]:
+    """Raises BadRequest unless `parts` is a list with something in it."""
+    parts = body.get("parts")
+    if not isinstance(parts, list) or not parts:
+        raise BadRequest("`parts` must be a list of the parts that were sent.")
+    return parts
 
 
 def part_number(part: Any) -> int:

@@ -20,11 +20,13 @@ class Job:
         input: the request's body, valid for the endpoint's Input (unless the job was put already finished).
         base_url: ``scheme://host/prefix`` of the submit, no trailing slash.
         priority: 0 normal, 1 low.
+        store_io: False: the client wants nothing of its request kept.
         start_timeout_s: seconds after which a job that no worker has started is finished as request_timeout.
         attempt: how often it was claimed; with `worker` the fencing token.
         created_at / started_at / finished_at: unix seconds.
         http_status / result / error_type: the outcome; pictures in `result` have ``"url": "file:<file id>"``.
         inference_time: seconds of prepare and generate.
+        metrics: what else the status tells about the outcome.
     """
 
     id: str
@@ -36,6 +38,7 @@ class Job:
     base_url: str
     priority: int
     webhook: str | None
+    store_io: bool
     start_timeout_s: float | None
     attempt: int
     worker: str | None
@@ -47,6 +50,7 @@ class Job:
     result: dict[str, Any] | None
     error_type: str | None
     inference_time: float | None
+    metrics: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Outcome:
     body: dict[str, Any]
     error_type: str | None = None
     inference_time: float | None = None
+    metrics: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -186,9 +186,10 @@ class Queue:
         *,
         error_type: str | None = None,
         inference_time: float | None = None,
+        metrics: dict[str, Any] | None = None,
     ) -> bool:
         """Record the outcome and queue the webhook. False: the job was given to someone else, the result is dropped."""
-        outcome = Outcome(http_status, body, error_type, inference_time)
+        outcome = Outcome(http_status, body, error_type, inference_time, metrics)
         with self._changing("news", "work") as connection:
             return complete(connection, self._clock, held_by(job), outcome)
 

@@ -15,7 +15,7 @@ WAITING = jobs.c.state == "IN_QUEUE"
 RUNNING = jobs.c.state == "IN_PROGRESS"
 ORDER = (jobs.c.priority, jobs.c.seq)
 
-JOB_COLUMNS = tuple(column for column in jobs.c if column.name not in {"spared", "deadline", "clock", "store_io"})
+JOB_COLUMNS = tuple(column for column in jobs.c if column.name not in {"spared", "deadline", "clock"})
 
 
 def job_of(row: Row[Any]) -> Job:
@@ -111,6 +111,7 @@ def complete(connection: Connection, clock: Clock, where: ColumnElement[bool], o
             result=outcome.body,
             error_type=outcome.error_type,
             inference_time=outcome.inference_time,
+            metrics=outcome.metrics,
         )
         .returning(jobs.c.id, jobs.c.webhook)
     )

@@ -22,6 +22,7 @@ from sqlalchemy import (
     literal,
     make_url,
 )
+from sqlalchemy.exc import ArgumentError
 
 BUSY_TIMEOUT_S = 10
 NETWORK_FILESYSTEMS = (
@@ -83,7 +84,10 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = make_url(url)
+        try:
+            self.url = make_url(url)
+        except ArgumentError:
+            raise StoreError("database_url is no SQLAlchemy URL such as postgresql+psycopg://user@host/name") from None
         self.clock = _clock(self.url)
         match self.url.get_backend_name():
             case "sqlite":

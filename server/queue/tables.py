@@ -49,6 +49,7 @@ jobs = Table(
     Column("result", JSON(none_as_null=True)),
     Column("error_type", Text),
     Column("inference_time", Float),
+    Column("metrics", JSON(none_as_null=True)),
     sqlite_autoincrement=True,  # a pruned job's seq is never given out again
 )
 # One small index per question, so that finished jobs weigh nothing on the hot path.

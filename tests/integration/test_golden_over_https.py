@@ -38,11 +38,12 @@ def test_the_png_over_https_holds_the_pixels_of_the_replayed_case(tmp_path, case
     torch.set_num_threads(1)
     settings = {"catalog": "tests.pipelines.recorded:CATALOG", "max_side_px": 64}
     with ServerProcess(tmp_path, "serve", "--tls", **settings) as server:
-        served = post_and_wait(server, api_request(case, golden))
+        served, metrics = post_and_wait(server, api_request(case, golden))
     assert served.shape == (case["height"], case["width"], 3)
     assert np.array_equal(served, replayed(case, golden))
     recorded = (golden["image"].clip(0, 1) * 255).round()
     assert np.abs(served.astype(float) - recorded).max() <= 1
+    assert metrics["identity_similarity"] == 1, "the recorded analyser sees the same person in every picture"
 
 
 def api_request(case: dict[str, Any], golden: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +65,8 @@ def api_request(case: dict[str, Any], golden: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def post_and_wait(server: ServerProcess, request: dict[str, Any]) -> np.ndarray:
+def post_and_wait(server: ServerProcess, request: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+    """The picture, and the metrics of the finished request's status."""
     trust = ssl.create_default_context(cafile=server.ca_file)
 
     def fetch(url: str, body: bytes | None = None) -> bytes:
@@ -73,10 +75,10 @@ def post_and_wait(server: ServerProcess, request: dict[str, Any]) -> np.ndarray:
             return response.read()
 
     queued = json.loads(fetch(f"{server.url}/queue/fal-ai/instantid/lcm", json.dumps(request).encode()))
-    while json.loads(fetch(queued["status_url"]))["status"] != "COMPLETED":
+    while (status := json.loads(fetch(queued["status_url"])))["status"] != "COMPLETED":
         time.sleep(0.1)
     image = json.loads(fetch(queued["response_url"]))["image"]
-    return np.asarray(Image.open(io.BytesIO(fetch(image["url"]))))
+    return np.asarray(Image.open(io.BytesIO(fetch(image["url"])))), status["metrics"]
 
 
 def replayed(case: dict[str, Any], golden: dict[str, Any]) -> np.ndarray:

@@ -29,7 +29,7 @@ FULL = Profile(device="meta", dtype="float16")
 class NoFaces:
     """The face models are the one part that has no stand-in: onnxruntime cannot open a hole."""
 
-    def largest(self, image: object) -> Face | None:
+    def largest(self, image: object, retry: object = True) -> Face | None:
         raise AssertionError("nobody asks while loading")
 
     crop = largest

@@ -6,12 +6,13 @@ from typing import Self
 from pipelines.endpoint import Endpoint
 from pipelines.errors import LoadError
 from pipelines.profile import Profile
+from pipelines.shelf import Shelf
 from tests.pipelines.characters import Character, endpoint
 
 
 class CannotLoad(Character):
     @classmethod
-    def load(cls, folder: Path, profile: Profile) -> Self:
+    def load(cls, folder: Path, profile: Profile, shelf: Shelf | None = None) -> Self:
         raise LoadError(f"{folder / 'unet.safetensors'} is missing: run `veraicon weights pull`")
 
 

@@ -7,6 +7,7 @@ from tests.pipelines.broken import BROKEN
 from tests.pipelines.exits import EXITS
 from tests.pipelines.hangs import HANGS
 from tests.pipelines.loses_device import LOSES_DEVICE
+from tests.pipelines.measured import MEASURED
 from tests.pipelines.nobody_there import NOBODY_THERE
 from tests.pipelines.out_of_memory import OUT_OF_MEMORY
 from tests.pipelines.tight import TIGHT
@@ -18,6 +19,7 @@ CATALOG: tuple[Endpoint, ...] = (
     EXITS,
     HANGS,
     LOSES_DEVICE,
+    MEASURED,
     NOBODY_THERE,
     OUT_OF_MEMORY,
     TIGHT,

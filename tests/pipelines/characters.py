@@ -13,6 +13,7 @@ from pydantic import Field
 from pipelines.endpoint import Endpoint, Image, ImageField, Input, OnStep, Output, Picture
 from pipelines.errors import Cancelled
 from pipelines.profile import Profile
+from pipelines.shelf import Shelf
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Character:
     """A pipeline that draws one blue square in `steps` steps; the others change one thing each."""
 
     @classmethod
-    def load(cls, folder: Path, profile: Profile) -> Self:
+    def load(cls, folder: Path, profile: Profile, shelf: Shelf | None = None) -> Self:
         return cls()
 
     def prepare(self, request: Wish, images: Sequence[PILImage.Image]) -> ReadyWish:

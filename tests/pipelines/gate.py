@@ -13,6 +13,7 @@ from PIL import Image as PILImage
 from pipelines.endpoint import Endpoint, Image, ImageField, Input, OnStep, Output, Picture
 from pipelines.errors import Cancelled
 from pipelines.profile import Profile
+from pipelines.shelf import Shelf
 
 STEP_S, MOST_STEPS = 0.05, 1200
 
@@ -56,7 +57,7 @@ class GatePipeline:
     """Takes a step every 50 ms until the file `open` is there, for a minute at most."""
 
     @classmethod
-    def load(cls, folder: Path, profile: Profile) -> Self:
+    def load(cls, folder: Path, profile: Profile, shelf: Shelf | None = None) -> Self:
         return cls()
 
     def prepare(self, request: GateInput, images: Sequence[PILImage.Image]) -> Waiting:

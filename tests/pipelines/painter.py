@@ -12,6 +12,7 @@ from PIL import Image as PILImage
 from pipelines.endpoint import OnStep, Picture
 from pipelines.errors import Cancelled
 from pipelines.profile import Profile
+from pipelines.shelf import Shelf
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Painter:
     """The picture is a function of seed, index and prompt, as a real model's would be."""
 
     @classmethod
-    def load(cls, folder: Path, profile: Profile) -> Self:
+    def load(cls, folder: Path, profile: Profile, shelf: Shelf | None = None) -> Self:
         return cls()
 
     def prepare(self, request: Any, images: Sequence[PILImage.Image]) -> Canvas:

@@ -10,6 +10,7 @@ from pipelines.endpoint import Endpoint
 from pipelines.instantid.endpoint import INSTANTID_LCM
 from pipelines.instantid.pipeline import InstantIDPipeline
 from pipelines.profile import Profile
+from pipelines.shelf import Shelf
 from scripts.replay_instantid import RecordedFaces
 
 CASE = Path(__file__).parents[1] / "golden" / "instantid" / "cases" / "size_64x64.npz"
@@ -19,11 +20,13 @@ class RecordedInstantID(InstantIDPipeline):
     """Nothing of it is replaced but the analyser, which is a constructor argument anyway."""
 
     @classmethod
-    def load(cls, folder: Path, profile: Profile) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def load(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, folder: Path, profile: Profile, shelf: Shelf | None = None
+    ) -> Self:
         faces = RecordedFaces()
         with np.load(CASE) as golden:
             faces.case = dict(golden)
-        return super().load(folder, profile, faces=faces)
+        return super().load(folder, profile, shelf, faces=faces)
 
 
 CATALOG: tuple[Endpoint, ...] = (replace(INSTANTID_LCM, pipeline="tests.pipelines.recorded:RecordedInstantID"),)

@@ -6,12 +6,13 @@ from typing import Self
 
 from pipelines.endpoint import Endpoint
 from pipelines.profile import Profile
+from pipelines.shelf import Shelf
 from tests.pipelines.characters import Character, endpoint
 
 
 class SlowToLoad(Character):
     @classmethod
-    def load(cls, folder: Path, profile: Profile) -> Self:
+    def load(cls, folder: Path, profile: Profile, shelf: Shelf | None = None) -> Self:
         time.sleep(1)
         return cls()
 

@@ -33,7 +33,7 @@ FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 class NoFaces:
     """Loading asks for no face."""
 
-    def largest(self, image: object) -> None: ...
+    def largest(self, image: object, retry: object = True) -> None: ...
 
     crop = largest
 
@@ -281,7 +281,7 @@ def test_a_picture_that_overflows_in_half_precision_is_decoded_again_in_float32(
 def test_what_is_not_finite_in_float32_either_is_no_picture(overflowing: Any) -> None:
     latents = torch.full((1, 4, 8, 8), float("nan"))
     with pytest.raises(BadPicture, match="not finite"):
-        deliver(latents, decode(overflowing, latents), [1], "uint8")
+        deliver(latents, decode(overflowing, latents), [1], [None], "uint8")
 
 
 @torch.inference_mode()
@@ -293,5 +293,5 @@ def test_a_good_picture_is_decoded_once_in_half_precision(base: Path) -> None:
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     (image,) = decode(vae, latents)
     assert torch.equal(image, vae.decode((latents / vae.config["scaling_factor"]).half()).sample[0].float())
-    (picture,) = deliver(latents, [image], [1], "uint8")
+    (picture,) = deliver(latents, [image], [1], [None], "uint8")
     assert isinstance(picture, Picture)

@@ -20,6 +20,7 @@ from pipelines.faces.haar import ARCFACE, HaarDetector, five_points
 from pipelines.faces.onnx import require_provider
 from pipelines.faces.scrfd import ScrfdDetector
 from pipelines.profile import Profile
+from scripts.make_skinblob import TARGET, make_model
 from weights.store import tiny_root
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,11 @@ def antelope(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module", params=["scrfd", "haar"])
 def faces(request, antelope) -> FaceAnalysis:
     return load_faces(antelope, SCRFD if request.param == "scrfd" else HAAR)
+
+
+def test_the_hand_made_detector_is_what_its_script_makes():
+    assert DATA / "det_skinblob.onnx" == TARGET
+    assert make_model().SerializeToString(deterministic=True) == TARGET.read_bytes()
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -8,15 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines.checkpoint import load_state
 from pipelines.errors import FeatureNotSupported, ImageTooSmall, InputError, LoadError
-from pipelines.instantid.controls import canny, control_image
+from pipelines.instantid.controls import Estimators, canny, control_image
 from pipelines.instantid.endpoint import Control
 from pipelines.instantid.identity_net import attention_masks, face_masks, residual_masks
 from pipelines.instantid.keypoints import draw_kps
 from pipelines.instantid.photo import clamp_box, fit, fitted_sizes
 from pipelines.instantid.resampler import Resampler
 from pipelines.instantid.styles import TEMPLATES, apply_style
-from pipelines.sdxl.load import load_state
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden/instantid"
@@ -81,16 +81,16 @@ def test_edges_are_found_at_the_same_pixels(name: str) -> None:
 def test_a_control_without_estimator_needs_its_own_image() -> None:
     photo = Image.new("RGB", (64, 96))
     with pytest.raises(FeatureNotSupported, match="pose") as caught:
-        control_image(Control("pose", 0.4), photo, photo.size)
+        control_image(Control("pose", 0.4), photo, photo.size, Estimators())
     assert (caught.value.loc, caught.value.type) == (("controlnet_selection",), "feature_not_supported")
-    given = control_image(Control("pose", 0.4, Image.new("L", (32, 32), 255)), photo, photo.size)
+    given = control_image(Control("pose", 0.4, Image.new("L", (32, 32), 255)), photo, photo.size, Estimators())
     assert given.image.shape == (96, 64, 3)
     assert given.image.min() == 255
 
 
 def test_a_control_made_from_the_photo_needs_a_photo() -> None:
     with pytest.raises(InputError, match="no photo"):
-        control_image(Control("canny", 0.4), None, (64, 64))
+        control_image(Control("canny", 0.4), None, (64, 64), Estimators())
 
 
 @pytest.mark.parametrize("name", ["e0", "e1", "zeros", "pair"])

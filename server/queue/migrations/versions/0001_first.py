@@ -76,6 +76,7 @@ def _jobs() -> None:
         sa.Column("result", sa.JSON(none_as_null=True)),
         sa.Column("error_type", sa.Text),
         sa.Column("inference_time", sa.Float),
+        sa.Column("metrics", sa.JSON(none_as_null=True)),
         sqlite_autoincrement=True,
     )
     for name, columns, state in (
