@@ -15,6 +15,8 @@ class Profile:
         detector: ``"scrfd"`` (real weights, insightface) or ``"haar"`` (OpenCV's cascade, for the tiny profile, where
             no detector weights can be shipped).
         max_side: longest side in pixels of a picture whose size follows the photo (InstantID); multiple of 64.
+        final_sigmas: where PuLID's sampler ends: ``sigma_min`` as upstream's diffusers 0.25, ``zero`` without the
+            residual noise that this leaves (pulid.md §0.2).
         tiny: the weights are the embedded random ones: pictures are noise by nature.
         compile / graphs / offload: torch.compile, CUDA graphs, moving parts to the CPU; graphs and offload exclude
             each other.
@@ -24,6 +26,7 @@ class Profile:
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     detector: Literal["scrfd", "haar"] = "scrfd"
     max_side: int = 1280
+    final_sigmas: Literal["sigma_min", "zero"] = "sigma_min"
     tiny: bool = False
     compile: bool = False
     graphs: bool = False

@@ -65,6 +65,10 @@ class Settings(BaseSettings):
     png_parameters: bool = Field(
         default=True, description="Write a request's parameters, without its pictures, into the PNGs that it makes."
     )
+    final_sigmas: Literal["sigma_min", "zero"] = Field(
+        default="sigma_min",
+        description="Where a sampler that may end above zero ends: sigma_min as upstream, zero without residual noise.",
+    )
     workers: int | None = Field(
         default=None, ge=1, description="Worker processes; default one per GPU, or one on the CPU."
     )

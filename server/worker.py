@@ -56,6 +56,7 @@ def profile_of(settings: Settings) -> Profile:
         dtype=settings.dtype or ("float32" if device == "cpu" else "float16"),
         detector="haar" if tiny else "scrfd",
         max_side=settings.max_side_px,
+        final_sigmas=settings.final_sigmas,
         tiny=tiny,
     )
 

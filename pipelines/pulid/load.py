@@ -1,7 +1,7 @@
 """Read PuLID's parts from its folder (layout: weights/tiny/pulid; pulid.md §A11, §B)."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -24,16 +24,14 @@ ENCODER, LAYERS = "id_adapter", "id_adapter_attn_layers"
 KEY_VALUE = ("id_to_k", "id_to_v")
 """The checkpoint's names of the identity projections."""
 
-FinalSigmas = Literal["sigma_min", "zero"]
 
-
-def load_networks(folder: Path, profile: Profile, final_sigmas_type: FinalSigmas, shelf: Shelf) -> dict[str, Any]:
+def load_networks(folder: Path, profile: Profile, shelf: Shelf) -> dict[str, Any]:
     """Every registered component of PuLIDPipeline, by name. Raises LoadError naming a file."""
     resolve_device(profile)
-    return rehearsed(lambda profile: build_networks(folder, profile, final_sigmas_type, shelf), profile)
+    return rehearsed(lambda profile: build_networks(folder, profile, shelf), profile)
 
 
-def build_networks(folder: Path, profile: Profile, final_sigmas_type: FinalSigmas, shelf: Shelf) -> dict[str, Any]:
+def build_networks(folder: Path, profile: Profile, shelf: Shelf) -> dict[str, Any]:
     """The components on the profile's device; on the meta device from the files' names and shapes alone."""
     device, base = resolve_device(profile), folder / "sdxl_base"
     lightning = folder / "sdxl_lightning" / "sdxl_lightning_4step_unet.safetensors"
@@ -52,7 +50,7 @@ def build_networks(folder: Path, profile: Profile, final_sigmas_type: FinalSigma
         **load_identity(folder / "pulid" / "pulid_v1", unet, profile),
         "eva": place(EVAVisionTower.from_state(*eva), device),
         "face_parser": place(BiSeNet.from_state(*parser), device),
-        "scheduler": load_scheduler(base / "scheduler", final_sigmas_type),
+        "scheduler": load_scheduler(base / "scheduler", profile.final_sigmas),
     }
 
 
@@ -70,11 +68,11 @@ def load_identity(stem: Path, unet: UNet2DConditionModel, profile: Profile) -> d
     }
 
 
-def load_scheduler(folder: Path, final_sigmas_type: FinalSigmas) -> DPMSolverMultistepScheduler:
+def load_scheduler(folder: Path, final_sigmas: str) -> DPMSolverMultistepScheduler:
     """DPM-Solver++ over the base's settings with trailing steps, as SDXL-Lightning wants them (pulid.md §A9)."""
     require(folder / "scheduler_config.json")
     config: Any = DPMSolverMultistepScheduler.load_config(folder, local_files_only=True)
     scheduler: Any = DPMSolverMultistepScheduler.from_config(
-        config, timestep_spacing="trailing", final_sigmas_type=final_sigmas_type
+        config, timestep_spacing="trailing", final_sigmas_type=final_sigmas
     )
     return scheduler

@@ -23,7 +23,7 @@ from pipelines.faces.similarity import Likeness
 from pipelines.profile import Profile
 from pipelines.pulid.endpoint import PuLIDRequest
 from pipelines.pulid.identity import encode_photos, merge_photos
-from pipelines.pulid.load import FinalSigmas, load_networks
+from pipelines.pulid.load import load_networks
 from pipelines.pulid.nets.bisenet import BiSeNet
 from pipelines.pulid.nets.eva import EVAVisionTower
 from pipelines.pulid.nets.id_encoder import IDEncoder
@@ -101,19 +101,16 @@ class PuLIDPipeline(DiffusionPipeline):
         shelf: Shelf | None = None,
         *,
         faces: FaceAnalysis | None = None,
-        final_sigmas_type: FinalSigmas = "sigma_min",
     ) -> Self:
         """Read the checkpoints below `folder` (layout: weights/tiny/pulid). Raises LoadError naming a file.
 
         Args:
             shelf: what other pipelines of this process have loaded already.
             faces: the face analyser; None loads the real one from the folder beside.
-            final_sigmas_type: ``sigma_min`` stops where upstream's diffusers 0.25 stops, ``zero`` removes the residual
-                noise that this leaves (pulid.md §0.2).
         """
         shelf = shelf or Shelf()
         faces = faces or load_faces(folder.parent / "antelopev2", profile, shelf)
-        return cls(**load_networks(folder, profile, final_sigmas_type, shelf), faces=faces)
+        return cls(**load_networks(folder, profile, shelf), faces=faces)
 
     def prepare(self, request: PuLIDRequest, images: Sequence[Image.Image]) -> PuLIDPrepared:
         """Find and align the largest face of every photo, in order.

@@ -18,13 +18,11 @@ from pipelines.pulid.identity import clip_input, encode_photos, face_only, merge
 from pipelines.pulid.nets.eva import EVAVisionTower
 from pipelines.pulid.pipeline import PuLIDPipeline
 from pipelines.sdxl.attention import (
-    EXTREME_STYLE,
-    FIDELITY,
-    PLAIN,
     Context,
     CrossAttention,
     Identity,
     IdentityAttention,
+    IdentityMode,
     KeysValues,
     split_heads,
 )
@@ -36,8 +34,6 @@ CASES = GOLDEN / "cases"
 WEIGHTS = Path(__file__).parents[2] / "weights" / "tiny" / "pulid"
 INDEX = json.loads((GOLDEN / "index.json").read_text())
 UNITS = json.loads((CASES / "units" / "attention.json").read_text())
-MODES = {"off": PLAIN, "fidelity": FIDELITY, "extreme": EXTREME_STYLE}
-UNIT_NAME = re.compile(r"(off|fidelity|extreme)_n(\d+)_s([\d.]+)$")
 
 
 @pytest.fixture(scope="module")
@@ -70,34 +66,65 @@ def test_a_photo_gives_upstreams_identity_tokens(pipeline, index):
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_the_background_is_painted_white_and_the_face_grey(pipeline, index):
+def test_the_face_is_parsed_painted_and_resized_as_upstream_does(pipeline, index):
+    """Labels are equal but where the two best scores differ by less than 4 units in the last place of a float32."""
     golden = load_file(CASES / f"ref{index}.safetensors")
     rgb = golden["aligned_bgr"].flip(-1).permute(2, 0, 1)[None].float() / 255
+    scores = []
+    hook = pipeline.face_parser.conv_out.register_forward_hook(lambda net, given, out: scores.append(out))
     with torch.inference_mode():
         ours = face_only(pipeline.face_parser, rgb)
         small = clip_input(ours, pipeline.eva.image_size)
+    hook.remove()
+    scores = torch.nn.functional.interpolate(scores[0], (512, 512), mode="bilinear", align_corners=True)[0]
+    best = scores.topk(2, 0).values
+    differing = scores.argmax(0) != golden["parse_labels"]
+    assert bool((best[0] - best[1])[differing].le(4 * 2**-23 * best[0][differing].abs()).all())
     theirs = golden["gray_white_u8"].permute(2, 0, 1)[None].float() / 255
-    differing = ((ours - theirs).abs() > 1.01 / 255).any(1).sum()
-    assert differing <= 2, "labels may tie in single pixels"
-    assert (small - golden["eva_in"]).abs().max() <= 1e-2
+    assert ((ours - theirs).abs()[..., ~differing] <= 1.01 / 255).all()
+    assert (small - golden["eva_in"]).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("name", [name for name in UNITS["cases"] if UNIT_NAME.match(name)])
+@pytest.mark.parametrize("index", range(4))
+def test_the_tower_sees_what_upstreams_sees(pipeline, index):
+    golden = load_file(CASES / f"ref{index}.safetensors")
+    with torch.inference_mode():
+        embedding, hidden = pipeline.eva(golden["eva_in"])
+    assert (embedding - golden["eva_out"]).abs().max() <= 1e-5
+    for i, state in enumerate(hidden):
+        recorded = golden[f"eva_hidden_{i}"]
+        assert (state - recorded).abs().max() <= 1e-5 * recorded.abs().max()
+
+
+@pytest.mark.parametrize("name", [n for n in UNITS["cases"] if n != "none" and not n.endswith("quirk")])
 def test_one_cross_attention_with_identity(name):
-    kind, tokens, scale = UNIT_NAME.match(name).groups()
-    tensors = load_file(CASES / "units" / "attention.safetensors")
+    """Every mode, also those of other versions; the quirk is upstream's accident at guidance 1 (decision 0005)."""
+    tensors, case = load_file(CASES / "units" / "attention.safetensors"), unit_case(name)
+    dtype = getattr(torch, case.get("dtype", "float32"))
     attn = Attention(query_dim=32, cross_attention_dim=64, heads=2, dim_head=16, bias=False)
     attn.load_state_dict({k.removeprefix("attn."): v for k, v in tensors.items() if k.startswith("attn.")})
+    attn.to(dtype)
     layer = IdentityAttention(64, 32, ("id_to_k", "id_to_v"))
     layer.load_state_dict({f"{n}.weight": find(tensors, f"{n}.weight") for n in ("id_to_k", "id_to_v")})
-    mode, case = MODES[kind], UNITS["cases"][name]
     with torch.inference_mode():
-        kv = layer.project(tensors[f"id_{tokens}"], 2, mode)
-        text = tensors[case["text"]]
-        identity = Identity([kv], torch.full((2, 1, 1, 1), float(scale)), mode)
-        context = Context([KeysValues(*(split_heads(to(text), 2) for to in (attn.to_k, attn.to_v)))], identity)
-        out = CrossAttention(attn, 0)(tensors[case["hidden"]], context)
-    assert (out - tensors[f"out.{name}"]).abs().max() <= 5e-6
+        text, hidden, tokens = tensors[case["text"]].to(dtype), tensors[case["hidden"]].to(dtype), tensors[case["id"]]
+        kv = layer.to(dtype).project(tokens[-len(hidden) :].to(dtype), 2, case["mode"])
+        scale = torch.full((len(hidden), 1, 1, 1), case["id_scale"], dtype=dtype)
+        keys_values = KeysValues(*(split_heads(to(text), 2) for to in (attn.to_k, attn.to_v)))
+        context = Context([keys_values], Identity([kv], scale, case["mode"]))
+        out = CrossAttention(attn, 0)(hidden, context)
+    recorded = tensors[f"out.{name}"].float()
+    error = (out.float() - recorded).abs().max() / recorded.abs().max().clamp(min=1)
+    assert error <= {torch.float32: 2e-6, torch.float16: 1.3e-3, torch.bfloat16: 9.3e-3}[dtype]
+
+
+def unit_case(name):
+    """A recorded call's settings; the short entries leave out what their family's first entry says."""
+    family = re.match(r"(.+?)_(?:n\d+|batch1)", name)[1]
+    first = UNITS["cases"][f"{family}_n10_s0.8"]
+    case = first | UNITS["cases"][name]
+    projection = "orthogonal" if first["ortho"] else "soft" if first["ortho_v2"] else "none"
+    return case | {"id": case["id"].removesuffix("[1:]"), "mode": IdentityMode(first["num_zero"], projection)}
 
 
 def find(tensors, suffix):
@@ -120,6 +147,15 @@ def test_the_sampler_equals_diffusers_0_25_on_an_analytic_denoiser(steps):
         x, previous = table.step(x, noise, i, previous)
     final = golden[f"n{steps}.latents"][-1]
     assert (x - final).abs().max() <= 2e-5 * final.abs().max()
+
+
+def test_the_sampler_ends_at_zero_when_the_profile_says_so(pipeline, faces):
+    profile = Profile(device="cpu", dtype="float32", final_sigmas="zero")
+    ends_at_zero = PuLIDPipeline.load(WEIGHTS, profile, faces=faces)
+    request = PuLIDRequest("portrait", width=64, height=64, seed=1)
+    one, other = (p.generate([p.prepare(request, [])], never, "raw")[0][0] for p in (pipeline, ends_at_zero))
+    difference = (one.latents - other.latents).abs().max()
+    assert 1e-3 < difference < 0.3, "about 0.029 times standard noise (pulid.md §0.2)"
 
 
 def test_requests_of_one_batch_give_the_pictures_they_give_alone(pipeline, faces):
