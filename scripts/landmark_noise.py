@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=4, help="disturbed alignments per photo and size of noise")
     draws = parser.parse_args().draws
     torch.set_num_threads(1)
-    parts = load_networks(WEIGHTS, Profile(device="cpu", dtype="float32"), "sigma_min", Shelf())
+    parts = load_networks(WEIGHTS, Profile(device="cpu", dtype="float32"), Shelf())
     nets = (parts["face_parser"], parts["eva"], parts["id_encoder"])
     print("| photo | " + " | ".join(f"{pixels:g} px" for pixels in PIXELS) + " |")
     print("|---" * (1 + len(PIXELS)) + "|")

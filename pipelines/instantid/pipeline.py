@@ -281,4 +281,6 @@ class InstantIDPipeline(DiffusionPipeline):
 
     def save_pretrained(self, *_: object, **__: object) -> NoReturn:
         """Refused: a plain diffusers save would drop the identity layers' place in the UNet."""
-        raise NotImplementedError("InstantIDPipeline cannot be saved by diffusers; `veraicon weights prepare` does it")
+        raise NotImplementedError(
+            "InstantIDPipeline cannot be saved by diffusers; `python -m pipelines.prepare FOLDER` converts weights"
+        )

@@ -275,4 +275,6 @@ class PuLIDPipeline(DiffusionPipeline):
 
     def save_pretrained(self, *_: object, **__: object) -> NoReturn:
         """Refused: a plain diffusers save would drop the identity layers' place in the UNet."""
-        raise NotImplementedError("PuLIDPipeline cannot be saved by diffusers; `veraicon weights prepare` does it")
+        raise NotImplementedError(
+            "PuLIDPipeline cannot be saved by diffusers; `python -m pipelines.prepare FOLDER` converts weights"
+        )

@@ -248,7 +248,7 @@ def test_the_notebook_call_gives_pictures(pipeline, faces):
 
 
 def test_saving_by_diffusers_is_refused(pipeline, tmp_path):
-    with pytest.raises(NotImplementedError, match="veraicon"):
+    with pytest.raises(NotImplementedError, match="PuLIDPipeline cannot be saved"):
         pipeline.save_pretrained(tmp_path)
 
 
