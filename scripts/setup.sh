@@ -67,6 +67,7 @@ echo "setup: installing $lists/$list.txt and dev.txt (complete pinned lists, no 
 # Compiled now, so that no process ever spends its start on it.
 "$uv" pip install --compile-bytecode --no-deps -r "$lists/$list.txt" -r "$lists/dev.txt"
 "$uv" pip install -q --no-deps --no-build-isolation -e .
+"$venv/bin/python" -m compileall -q server pipelines weights
 echo "setup: checking that what was installed loads"
 "$venv/bin/python" scripts/check_imports.py "$list"
 echo "$want" > "$stamp"

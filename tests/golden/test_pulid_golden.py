@@ -114,7 +114,10 @@ def test_one_cross_attention_with_identity(name):
         context = Context([keys_values], Identity([kv], scale, case["mode"]))
         out = CrossAttention(attn, 0)(hidden, context)
     recorded = tensors[f"out.{name}"].float()
-    error = (out.float() - recorded).abs().max() / recorded.abs().max().clamp(min=1)
+    error = (out.float() - recorded).abs().max()
+    reachable = name.startswith(("off_", "fidelity_", "extreme_"))
+    if dtype != torch.float32 or not reachable:  # the spec's half-precision bounds are for outputs of about 1
+        error /= recorded.abs().max().clamp(min=1)
     assert error <= {torch.float32: 2e-6, torch.float16: 1.3e-3, torch.bfloat16: 9.3e-3}[dtype]
 
 

@@ -161,10 +161,10 @@ def test_the_payload_of_an_unstored_request_is_gone_after_delivery(tmp_path, pho
 
 
 def test_the_api_answers_health_within_two_seconds_of_its_start(tmp_path):
-    """From the command to the first answer. The first start compiles; the processors are shared: the best of six."""
+    """From the command to the first answer. The first start compiles; one retry, because the processors are shared."""
     seconds_to_health(tmp_path, "first")
     figures = [seconds_to_health(tmp_path, "start-0")]
-    while min(figures) >= 2.0 and len(figures) < 6:
+    while min(figures) >= 2.0 and len(figures) < 2:
         figures.append(seconds_to_health(tmp_path, f"start-{len(figures)}"))
     print(f"`veraicon api` to the first answered /health: {', '.join(f'{figure:.2f} s' for figure in figures)}")
 
