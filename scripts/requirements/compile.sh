@@ -18,4 +18,4 @@ grep -vE '^(nvidia|cuda|triton)' "$lists/cpu-cuda-torch.txt" > "$lists/cpu.txt"
 grep -vxFf "$lists/cpu-cuda-torch.txt" "$lists/dev.all.txt" > "$lists/dev.txt"
 rm "$lists/dev.all.txt"
 # Every line carries the same marker, the environment of [tool.uv]: say it once, here, and keep the lists readable.
-sed -i -E "s/ and (implementation_name == 'cpython'|platform_machine == 'x86_64'|platform_python_implementation != 'PyPy'|sys_platform == 'linux')//g; s/ ; python_full_version < '3.15'$//" "$lists"/*.txt
+sed -i -E "s/ and (implementation_name == 'cpython'|platform_machine == 'x86_64'|platform_python_implementation [!=]= '(PyPy|CPython)'|sys_platform == 'linux')//g; s/ ; python_full_version < '3.15'$//" "$lists"/*.txt

@@ -184,7 +184,7 @@ def seconds_to_health(folder, name: str) -> float:
         server.kill()
 
 
-@pytest.mark.parametrize("module", ["server.app", "server.cli", "pipelines.catalog", "weights"])
+@pytest.mark.parametrize("module", ["server.app", "server.cli.main", "pipelines.catalog", "weights"])
 def test_what_the_http_process_imports_holds_no_torch(tmp_path, module):
     """Importing torch takes seconds and a gigabyte."""
     imported = subprocess.run(

@@ -16,7 +16,7 @@ SOURCES = sorted(
 HEAVY = ("torch", "diffusers", "transformers", "onnxruntime", "insightface", "cv2")
 
 
-@pytest.mark.parametrize("module", ["server.app", "server.cli", "server.worker", "pipelines.catalog", "weights"])
+@pytest.mark.parametrize("module", ["server.app", "server.cli.main", "server.worker", "pipelines.catalog", "weights"])
 def test_importing_it_loads_no_torch(module):
     program = f"import sys, {module}; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
