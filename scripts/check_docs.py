@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from scripts import make_compatibility
+from scripts import make_compatibility, make_faults
 from server.settings import PREFIX, Settings
 from weights.licences import render
 from weights.manifest import read_manifest
@@ -89,6 +89,8 @@ def stale() -> Iterator[str]:
         yield "LICENCES.md is stale: .venv/bin/python -m scripts.make_licences"
     if make_compatibility.TARGET.read_text() != make_compatibility.render():
         yield "docs/fal-compatibility.md is stale: .venv/bin/python -m scripts.make_compatibility"
+    if make_faults.TARGET.read_text() != make_faults.render():
+        yield "docs/faults.md is stale: .venv/bin/python -m scripts.make_faults"
 
 
 if __name__ == "__main__":

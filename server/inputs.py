@@ -13,7 +13,7 @@ from pipelines.errors import InputError
 from server.decode import content_type_of, decode
 from server.files import FileMissing, FileStore, file_id_in
 from server.outbound import Outbound, Refused, parse_url, pinned
-from server.settings import Settings
+from server.settings import Settings, formats_of
 
 MAX_REDIRECTS = 5
 LONGEST_URL = 2048  # fal's own limit (fal-protocol.md §4.2)
@@ -43,7 +43,8 @@ def fetch(field: ImageField, settings: Settings, files: FileStore) -> PILImage.I
         InputError: naming the field: file_download_error, file_too_large, image_load_error, image_too_large or
             unsupported_image_format.
     """
-    return decode(field.loc, read(field, settings, files), settings.max_image_mp * 1_000_000)
+    data = read(field, settings, files)
+    return decode(field.loc, data, settings.max_image_mp * 1_000_000, formats_of(settings.image_formats))
 
 
 def read(field: ImageField, settings: Settings, files: FileStore) -> bytes:
@@ -60,7 +61,7 @@ def read(field: ImageField, settings: Settings, files: FileStore) -> bytes:
         except FileMissing:
             if field.url.startswith("file:"):
                 raise FileDownloadError(field.loc, "The file is no longer stored: upload it again.") from None
-    return asyncio.run(download(field, Outbound.parse(settings.outbound), limit, settings.fetch_timeout_s))
+    return asyncio.run(download(field, Outbound.of(settings), limit, settings.fetch_timeout_s))
 
 
 def decode_data_uri(field: ImageField, settings: Settings) -> tuple[bytes, str]:
@@ -105,9 +106,9 @@ async def download(field: ImageField, outbound: Outbound, limit: int, timeout_s:
 
 async def _follow(field: ImageField, outbound: Outbound, limit: int) -> bytes:
     url = parse_url(field.url)
-    # No proxy from the environment: it would resolve the name again, unchecked. No gzip: images do not gain by it.
+    # No gzip: images do not gain by it.
     headers = {"User-Agent": "veraicon", "Accept": "image/*", "Accept-Encoding": "identity"}
-    async with httpx2.AsyncClient(trust_env=False, timeout=None, headers=headers) as client:
+    async with outbound.client(headers=headers) as client:
         for _ in range(MAX_REDIRECTS + 1):
             async with client.stream("GET", **pinned(url, await outbound.resolve(url))) as response:
                 if response.status_code not in REDIRECTS:

@@ -3,10 +3,14 @@
 import asyncio
 import ipaddress
 import socket
-from dataclasses import dataclass
+import ssl
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import httpx2
+
+from server.settings import Settings
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -28,11 +32,18 @@ class Outbound:
     Args:
         public: addresses that are reachable from anywhere on the Internet.
         networks / hosts: private exceptions that the operator named.
+        ca: PEM file of authorities that are trusted besides the public ones.
     """
 
     public: bool
     networks: tuple[Network, ...] = ()
     hosts: frozenset[str] = frozenset()
+    ca: Path | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Outbound":
+        """What these settings allow."""
+        return replace(cls.parse(settings.outbound), ca=settings.outbound_ca)
 
     @classmethod
     def parse(cls, text: str) -> "Outbound":
@@ -57,6 +68,21 @@ class Outbound:
         if any(address in network for network in self.networks):
             return True
         return self.public and all(_is_public(one) for one in reached)
+
+    def client(self, **options: Any) -> httpx2.AsyncClient:
+        """A client for one conversation. No proxy from the environment: it would resolve names again, unchecked."""
+        return httpx2.AsyncClient(verify=self.context(), trust_env=False, timeout=None, **options)
+
+    def context(self) -> ssl.SSLContext:
+        """Which certificates are believed. Raises ValueError naming the file of authorities if it is none."""
+        context = httpx2.create_ssl_context(trust_env=False)
+        if self.ca is None:
+            return context
+        try:
+            context.load_verify_locations(self.ca)
+        except OSError as error:
+            raise ValueError(f"outbound_ca: {self.ca} cannot be read as PEM certificates ({error.strerror})") from None
+        return context
 
     async def resolve(self, url: httpx2.URL) -> Address:
         """An address of the URL's host that may be connected to, after all of its addresses were checked.

@@ -104,9 +104,11 @@ def check_outside(settings: Settings) -> None:
     """Raise CannotServe or FilesError for settings that only later parts of the program read."""
     FileStore(settings.resolved_files_url)
     try:
-        Outbound.parse(settings.outbound)
+        Outbound.of(settings).context()
     except ValueError as error:
-        raise CannotServe(f"cannot serve: {error}; `veraicon settings` tells what outbound may be") from None
+        raise CannotServe(
+            f"cannot serve: {error}; `veraicon settings` tells what outbound and outbound_ca may be"
+        ) from None
 
 
 @contextlib.contextmanager

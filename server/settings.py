@@ -4,10 +4,19 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "VERAICON_"
+
+IMAGE_FORMATS = {
+    "jpeg": ("jpg", "jpeg"),
+    "png": ("png",),
+    "webp": ("webp",),
+    "gif": ("gif",),
+    "avif": ("avif",),
+}
+"""What fal's own page accepts (fal-protocol.md §9), and the suffixes that it has."""
 
 
 class SettingsError(Exception):
@@ -50,6 +59,10 @@ class Settings(BaseSettings):
         description="Which hosts picture and webhook URLs may name: public, none, or public plus a comma-separated "
         "list of CIDRs and host names (10.0.0.0/8,media.studio.lan) that may be private.",
     )
+    outbound_ca: Path | None = Field(
+        default=None,
+        description="Authorities (PEM) trusted for picture and webhook URLs besides the public ones: a studio's own.",
+    )
 
     device: str | None = Field(
         default=None,
@@ -77,6 +90,10 @@ class Settings(BaseSettings):
     max_upload_mb: int = Field(default=128, ge=1, description="Largest file to upload, in one piece or in parts.")
     max_image_mb: int = Field(default=50, ge=1, description="Largest picture to fetch or decode, as a file.")
     max_image_mp: int = Field(default=64, ge=1, description="Largest picture to decode, in megapixels.")
+    image_formats: str = Field(
+        default="jpeg,png,webp",
+        description="Formats of pictures that are read, told by their content: also gif and avif, if you want them.",
+    )
     fetch_timeout_s: float = Field(default=30, gt=0, description="Total time to fetch one picture.")
     max_queue: int = Field(default=10_000, ge=1, description="Jobs that may wait; one more is answered 429.")
 
@@ -98,6 +115,16 @@ class Settings(BaseSettings):
             raise ValueError(f"{PREFIX}LEASE_S must be at least three times {PREFIX}HEARTBEAT_S")
         return self
 
+    @field_validator("image_formats")
+    @classmethod
+    def known_formats(cls, text: str) -> str:
+        unknown = sorted(set(formats_of(text)) - IMAGE_FORMATS.keys())
+        if unknown or not formats_of(text):
+            raise ValueError(
+                f"{', '.join(unknown) or 'nothing'} is no image format; choose from {', '.join(IMAGE_FORMATS)}"
+            )
+        return text
+
     @property
     def resolved_database_url(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'queue.db'}"
@@ -113,6 +140,11 @@ class Settings(BaseSettings):
     @property
     def resolved_device(self) -> str:
         return self.device or ("cpu" if self.weights == "tiny" else "cuda")
+
+
+def formats_of(text: str) -> list[str]:
+    """The formats that the setting image_formats lists."""
+    return [word.strip().lower() for word in text.split(",") if word.strip()]
 
 
 def child_environment(settings: Settings, **more: str) -> dict[str, str]:

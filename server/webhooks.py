@@ -47,7 +47,7 @@ class WebhookRefused(RequestError):
 def check_url(url: str, settings: Settings) -> None:
     """Refuse a webhook to a host that this server may not call. Raises WebhookRefused."""
     try:
-        check(Outbound.parse(settings.outbound), url)
+        check(Outbound.of(settings), url)
     except Refused as refusal:
         raise WebhookRefused(f"fal_webhook: {refusal}") from None
 
@@ -117,7 +117,7 @@ class Sender:
     """Sends what is due in the queue's outbox. Any number of processes may run one."""
 
     def __init__(self, queue: Queue, settings: Settings) -> None:
-        self.queue, self.outbound = queue, Outbound.parse(settings.outbound)
+        self.queue, self.outbound = queue, Outbound.of(settings)
         self.signer = Signer.of(settings.data_dir)
 
     def run(self, stop: threading.Event) -> None:
@@ -185,7 +185,7 @@ class Sender:
         headers = self.signer.headers(job.id, job.owner, body, int(time.time()))
         timeout_s = FIRST_TIMEOUT_S if webhook.tries == 1 else LATER_TIMEOUT_S
         url = parse_url(webhook.url)
-        async with asyncio.timeout(timeout_s), httpx2.AsyncClient(trust_env=False, timeout=None) as client:
+        async with asyncio.timeout(timeout_s), self.outbound.client() as client:
             target = pinned(url, await self.outbound.resolve(url))
             target["headers"] |= headers | {"Content-Type": "application/json", "User-Agent": "veraicon"}
             async with client.stream("POST", **target, content=body) as response:

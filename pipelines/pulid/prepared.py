@@ -53,7 +53,7 @@ def shrink(image: Image.Image) -> Image.Image:
     factor = MAX_PHOTO_SIDE / max(rgb.shape[:2])
     if factor >= 1:
         return Image.fromarray(rgb)
-    size = (int(rgb.shape[1] * factor), int(rgb.shape[0] * factor))
+    size = (max(1, int(rgb.shape[1] * factor)), max(1, int(rgb.shape[0] * factor)))  # a line has no face, but a size
     return Image.fromarray(cv2.resize(rgb, size, interpolation=cv2.INTER_LANCZOS4))
 
 

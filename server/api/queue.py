@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from typing import Annotated
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import ValidationError
@@ -86,7 +86,8 @@ def cancel(application: str, request_id: str, owner: Caller, service: ServiceOf)
     try:
         job = own_job(application, request_id, owner, service)
     except NotFound:
-        return reply(404, {"status": "NOT_FOUND", "detail": "Request not found"}, request_id)
+        # Not the path's words as the header: they are no id of ours, and no text that a header may hold.
+        return reply(404, {"status": "NOT_FOUND", "detail": "Request not found"}, str(uuid4()))
     outcome = service.queue.cancel(job.id, owner)
     return reply(CANCEL_STATUS[outcome], {"status": outcome}, job.id)
 

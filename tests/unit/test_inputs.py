@@ -2,6 +2,8 @@
 
 import contextlib
 import http.server
+import socket
+import ssl
 import threading
 import time
 import zlib
@@ -18,6 +20,7 @@ from server.decode import ImageLoadError
 from server.files import FileStore
 from server.inputs import FileDownloadError, FileTooLarge, decode_data_uri, fetch
 from server.settings import Settings
+from server.tls import TlsFiles, issue
 from tests.pictures import data_uri, encoded, picture
 
 LOC = ("reference_images", 2, "image_url")
@@ -53,6 +56,7 @@ class Site:
     url: str
     pages: dict[str, Callable[[http.server.BaseHTTPRequestHandler], None]] = field(default_factory=dict)
     seen: list[str] = field(default_factory=list)
+    authority: Path | None = None
 
     def page(self, path: str, body: bytes = b"", status: int = 200, **headers: str) -> str:
         def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
@@ -66,8 +70,8 @@ class Site:
         return self.url + path
 
 
-@pytest.fixture
-def site() -> Iterator[Site]:
+@contextlib.contextmanager
+def opened_site(certificate: TlsFiles | None = None) -> Iterator[Site]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             web.seen.append(f"{self.headers['host']}{self.path}")
@@ -79,10 +83,27 @@ def site() -> Iterator[Site]:
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     web = Site(f"http://127.0.0.1:{server.server_port}")
+    if certificate:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate.certificate, certificate.key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        web = Site(web.url.replace("http", "https"), authority=certificate.authority)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     yield web
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with opened_site() as web:
+        yield web
+
+
+@pytest.fixture
+def secure_site(tmp_path: Path) -> Iterator[Site]:
+    with opened_site(issue(tmp_path / "tls")) as web:
+        yield web
 
 
 # Where pictures come from
@@ -118,10 +139,12 @@ def test_an_own_file_that_is_gone_is_said_to_be(fetched, files):
     ids=["plain", "unpadded", "urlsafe", "whitespace", "wrong type", "percent in base64", "percent"],
 )
 def test_a_data_uri_is_read_leniently(fetched, uri):
+    """row 71."""
     assert fetched(uri).size == (40, 30)
 
 
 def test_a_data_uris_type_is_what_its_bytes_say(settings):
+    """row 71."""
     assert decode_data_uri(ImageField(LOC, data_uri(PNG, "text/html")), settings) == (PNG, "image/png")
     html = data_uri(b"<script>alert(1)</script>", "text/html")
     assert decode_data_uri(ImageField(LOC, html), settings)[1] == "application/octet-stream"
@@ -139,6 +162,7 @@ def test_a_data_uris_type_is_what_its_bytes_say(settings):
     ],
 )
 def test_a_bad_data_uri_is_blamed_on_its_field(fetched, uri, error):
+    """row 57, row 71."""
     with pytest.raises(error) as caught:
         fetched(uri)
     assert caught.value.loc == LOC
@@ -149,12 +173,14 @@ def test_a_bad_data_uri_is_blamed_on_its_field(fetched, uri, error):
 
 @pytest.mark.parametrize("status", [404, 403, 500, 204])
 def test_an_answer_that_is_not_200_is_named(site, fetched, status):
+    """row 61."""
     with pytest.raises(FileDownloadError, match=str(status)) as caught:
         fetched(site.page("/x", b"", status))
     assert caught.value.loc == LOC
 
 
 def test_redirects_are_followed_to_a_limit(site, fetched):
+    """row 56."""
     site.page("/end", PNG)
     for hop in range(6):
         site.page(f"/{hop}", status=302, Location=f"/{hop - 1}" if hop else "/end")
@@ -167,24 +193,66 @@ def test_redirects_are_followed_to_a_limit(site, fetched):
     "target", ["http://10.0.0.1/x.png", "http://169.254.169.254/", "file:///etc/passwd", "http://["]
 )
 def test_a_redirect_to_where_we_may_not_go_is_refused(site, fetched, target):
+    """row 56."""
     with pytest.raises(FileDownloadError):
         fetched(site.page("/x", status=302, Location=target))
 
 
 def test_a_private_host_is_never_connected_to(site, settings, files):
+    """row 51."""
     closed = settings.model_copy(update={"outbound": "public"})
     with pytest.raises(FileDownloadError, match="may open"):
         fetch(ImageField(LOC, site.page("/x", PNG)), closed, files)
     assert site.seen == []
 
 
+def test_a_redirect_from_https_to_http_is_refused(site, secure_site, settings, files):
+    """row 56."""
+    start = secure_site.page("/start", status=302, Location=site.page("/x", PNG))
+    trusting = settings.model_copy(update={"outbound_ca": secure_site.authority})
+    with pytest.raises(FileDownloadError, match="less safe"):
+        fetch(ImageField(LOC, start), trusting, files)
+    assert site.seen == []
+
+
+def test_the_operators_own_authority_is_trusted_where_it_is_named(secure_site, settings, files):
+    url = secure_site.page("/a.png", PNG)
+    with pytest.raises(FileDownloadError, match="ConnectError"):
+        fetch(ImageField(LOC, url), settings, files)
+    trusting = settings.model_copy(update={"outbound_ca": secure_site.authority})
+    assert fetch(ImageField(LOC, url), trusting, files).size == (40, 30)
+
+
+def test_a_name_is_looked_up_once_and_its_checked_address_asked(monkeypatch, site, fetched):
+    """row 54: whatever the name means a moment later."""
+    answers = iter(["127.0.0.1", "127.0.0.2", "10.0.0.1"])
+
+    def rebinding(*_: object, **__: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(answers), 0))]
+
+    url = site.page("/x", PNG).replace("127.0.0.1", "rebind.example")
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+    assert fetched(url).size == (40, 30)
+    assert site.seen == [f"{url.removeprefix('http://').removesuffix('/x')}/x"]
+    assert next(answers) == "127.0.0.2"
+
+
+def test_less_than_the_declared_size_is_a_download_error(site, fetched):
+    """row 58."""
+    with pytest.raises(FileDownloadError):
+        fetched(site.page("/x", PNG[:50], Content_Length="5000"))
+
+
 def test_a_declared_size_above_the_limit_is_refused_before_the_body(site, fetched):
+    """row 58."""
     with pytest.raises(FileTooLarge) as caught:
         fetched(site.page("/x", b"", Content_Length="10000000000"))
     assert caught.value.ctx == {"max_size": 1024 * 1024}
 
 
 def test_an_endless_body_is_cut_at_the_limit(site, fetched):
+    """row 58."""
+
     def endless(handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
         handler.end_headers()
@@ -197,6 +265,7 @@ def test_an_endless_body_is_cut_at_the_limit(site, fetched):
 
 
 def test_a_gzip_bomb_is_cut_at_the_limit(site, fetched):
+    """row 60."""
     packer = zlib.compressobj(9, wbits=31)
     bomb = b"".join(packer.compress(bytes(1_000_000)) for _ in range(100)) + packer.flush()
     assert len(bomb) < 200_000
@@ -206,6 +275,8 @@ def test_a_gzip_bomb_is_cut_at_the_limit(site, fetched):
 
 @pytest.mark.parametrize("where", ["headers", "body"])
 def test_a_slow_server_is_given_up_in_time(site, fetched, where):
+    """row 59."""
+
     def trickle(handler: http.server.BaseHTTPRequestHandler) -> None:
         if where == "body":
             handler.send_response(200)

@@ -20,6 +20,7 @@ PRIVATE = [
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_a_private_address_is_not_allowed(address):
+    """row 51, row 53."""
     assert not PUBLIC.allows("host", ipaddress.ip_address(address))
 
 
@@ -36,6 +37,7 @@ def test_a_public_address_is_allowed(address):
     ],
 )
 def test_every_spelling_of_a_private_host_is_refused(host):
+    """row 51, row 52."""
     with pytest.raises(Refused):
         check(PUBLIC, f"http://{host}:8000/x.png")
 
@@ -49,6 +51,7 @@ def test_every_spelling_of_a_private_host_is_refused(host):
     ],
 )
 def test_a_url_that_is_not_plain_http_is_refused(url):
+    """row 57."""
     with pytest.raises(Refused):
         check(PUBLIC, url)
 
@@ -61,12 +64,14 @@ def answer(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
 
 
 def test_one_private_address_among_public_ones_refuses_the_name(monkeypatch):
+    """row 55."""
     answer(monkeypatch, "8.8.8.8", "10.0.0.1")
     with pytest.raises(Refused):
         check(PUBLIC, "http://rebind.example/")
 
 
 def test_the_checked_address_is_the_one_that_is_given_out(monkeypatch):
+    """row 54."""
     answer(monkeypatch, "8.8.8.8")
     assert asyncio.run(PUBLIC.resolve(parse_url("https://name.example/"))) == ipaddress.ip_address("8.8.8.8")
 
@@ -96,3 +101,12 @@ def test_none_opens_nothing():
 def test_a_setting_that_means_nothing_is_refused(text):
     with pytest.raises(ValueError, match="outbound"):
         Outbound.parse(text)
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_authorities_that_cannot_be_read_are_named(tmp_path, content):
+    file = tmp_path / "studio.pem"
+    if content:
+        file.write_text(content)
+    with pytest.raises(ValueError, match=r"studio\.pem"):
+        Outbound(public=False, ca=file).context()
