@@ -3,13 +3,16 @@ KIND ?= auto
 PY := .venv/bin/python
 PHOTO ?= scripts/data/astronaut.png
 
-.PHONY: help setup demo serve test check fix clean
+.PHONY: help setup demo serve test test-clients check gpu-check fix clean wheelhouse
 
 help:
 	@echo "make demo    set up, send a photo to both endpoints through fal's own client, pictures in out/"
 	@echo "make serve   set up, then keep a server running on the tiny profile (WEIGHTS=full for real checkpoints)"
 	@echo "make test    set up, run every test that this machine can run"
+	@echo "make test-clients  every version of fal's own clients against the server, and uploads of 100 MB"
+	@echo "make gpu-check  on a GPU: is every fast path right, and how fast is it (ARGS=--quick for three minutes)"
 	@echo "make check   set up, formatting, lint, import contracts, types, docs"
+	@echo "make wheelhouse  download every wheel for a machine without internet (KIND=gpu, into WHEELS=wheelhouse)"
 	@echo "make fix     format and mend what the linter can mend"
 	@echo "make clean   remove the environment and what was made"
 
@@ -23,8 +26,15 @@ WEIGHTS ?= tiny
 serve: setup
 	@.venv/bin/veraicon serve --weights $(WEIGHTS)
 
+# A process per core, four at most: much of a test is waiting, and torch's own threads would only be in its way.
+TEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 test: setup
-	@$(PY) -m pytest
+	@bash scripts/clients.sh
+	@$(TEST)
+
+test-clients: setup
+	@bash scripts/clients.sh all
+	@$(PY) -m pytest tests/clients --all-clients
 
 check: setup
 	@.venv/bin/ruff format --check .
@@ -32,10 +42,22 @@ check: setup
 	@.venv/bin/lint-imports
 	@.venv/bin/pyright
 	@$(PY) -m scripts.check_docs
+	@.venv/bin/hadolint Dockerfile.cuda
+	@.venv/bin/yamllint --strict deploy
+	@.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+
+WHEELS ?= wheelhouse
+wheelhouse: setup
+	@bash scripts/wheelhouse.sh $(KIND) $(WHEELS)
+
+# Runs on a bare machine too, with its own Python; then without the tests that need the whole environment.
+gpu-check:
+	@$(if $(wildcard $(PY)),$(PY),python3) -m scripts.gpu_check $(ARGS)
+	@$(if $(wildcard $(PY)),$(PY) -m pytest tests/gpu -m gpu,true)
 
 fix: setup
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix .
 
 clean:
-	rm -rf .venv out dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv out dist .pytest_cache .ruff_cache .hypothesis tests/clients/js/node_modules

@@ -49,13 +49,20 @@ def rehearsed(build: Callable[[Profile], Built], profile: Profile) -> Built:
 def require(path: Path) -> Path:
     """`path` if it exists, else LoadError naming it."""
     if not path.exists():
-        raise LoadError(f"{path} is missing. `veraicon weights list` tells where it comes from and where it goes")
+        raise LoadError(f"{path} is missing. `veraicon weights pull` gets it, and `veraicon weights list` names it")
     return path
 
 
-def load_state(stem: Path, device: str = "cpu") -> tuple[dict[str, Any], Path]:
-    """What `read_tensors` reads from `state_file(stem)`, and that file."""
-    file = state_file(stem)
+def require_prepared(path: Path) -> Path:
+    """`path` if it exists, else LoadError naming it."""
+    if not path.exists():
+        raise LoadError(f"{path} is missing. `veraicon weights prepare` makes it")
+    return path
+
+
+def load_state(stem: Path, device: str = "cpu", *, prepared: bool = False) -> tuple[dict[str, Any], Path]:
+    """What `read_tensors` reads from `state_file(stem)`, and that file; if `prepared`, never from a pickle."""
+    file = require_prepared(stem.with_name(f"{stem.name}.safetensors")) if prepared else state_file(stem)
     return read_tensors(file, device), file
 
 
@@ -64,7 +71,7 @@ def state_file(stem: Path) -> Path:
     for file in (stem.with_name(stem.name + suffix) for suffix in SUFFIXES):
         if file.exists():
             return file
-    raise LoadError(f"{stem}.* is missing. `veraicon weights list` tells where it comes from and where it goes")
+    raise LoadError(f"{stem}.* is missing. `veraicon weights pull` gets it, and `veraicon weights list` names it")
 
 
 def read_tensors(file: Path, device: str = "cpu") -> dict[str, Any]:
@@ -85,7 +92,7 @@ def read_tensors(file: Path, device: str = "cpu") -> dict[str, Any]:
     except pickle.UnpicklingError as error:  # torch's own text advises to read it unsafely
         raise LoadError(
             f"{file} was not read: it is not a PyTorch file, or holds more than tensors and could run code. "
-            "Download it again from where `veraicon weights list` says"
+            "`veraicon weights verify --deep --repair` downloads it again"
         ) from error
     except Exception as error:  # torch and safetensors raise a dozen kinds; the file's name is what helps
         raise LoadError(f"{file} cannot be read: {error}. Download it again") from error

@@ -22,13 +22,15 @@ def report() -> dict[str, Any]:
     """What this machine offers.
 
     Returns:
-        ``gpus``: those that torch sees, memory in bytes; ``execution_providers``: those that onnxruntime really runs
+        ``architectures``: what torch's kernels are built for, ``sm_90``, none without a GPU; ``gpus``: those that torch
+        sees, memory in bytes; ``execution_providers``: those that onnxruntime really runs
         on, best first; ``compiled_providers``: those its wheel was built with, which says nothing about the machine.
     """
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torch_cuda": torch.version.cuda,
+        "architectures": torch.cuda.get_arch_list(),
         "driver": driver(),
         "gpus": [gpu(index) for index in range(torch.cuda.device_count())],
         "onnxruntime": onnxruntime.__version__,

@@ -67,7 +67,7 @@ def stamp(file: Path) -> Stamp:
     try:
         found = file.stat()
     except OSError as error:
-        raise LoadError(f"{file} is missing. `veraicon weights list` tells where it comes from") from error
+        raise LoadError(f"{file} is missing. `veraicon weights pull` gets it") from error
     return Stamp((found.st_dev, found.st_ino), found.st_size, found.st_ctime_ns)
 
 

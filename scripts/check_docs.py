@@ -15,7 +15,7 @@ from weights.manifest import read_manifest
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
-COMMAND = re.compile(r"\bveraicon ((?:[a-z]+ ?)+)")
+COMMAND = re.compile(r"\bveraicon ((?:[a-z]+(?:-[a-z]+)* ?)+)")
 SETTING = re.compile(rf"\b{PREFIX}([A-Z_]+)\b")
 TARGET = re.compile(r"`?make ([a-z-]+)")
 

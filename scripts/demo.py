@@ -86,8 +86,8 @@ def report(arguments: argparse.Namespace, address: str, seconds: float) -> None:
         f"\ndemo: done in {seconds:.0f} s. {arguments.photo} went through fal-client to https://{address};\n"
         f"demo: pictures and answers are in {arguments.out}/\n"
         "demo: the pictures are noise by nature: the tiny profile runs the whole real code on tiny random weights.\n"
-        "demo: real pictures need real checkpoints: `.venv/bin/veraicon weights list` tells which, from where, under\n"
-        "demo: which licence; then `make serve WEIGHTS=full`. To keep a tiny server running: `make serve`."
+        "demo: real pictures need real checkpoints: `.venv/bin/veraicon weights pull` and `prepare`, under their\n"
+        "demo: licences; then `make serve WEIGHTS=full`. To keep a tiny server running: `make serve`."
     )
 
 

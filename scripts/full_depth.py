@@ -18,9 +18,11 @@ from pipelines.faces.analysis import Face
 from pipelines.instantid.endpoint import InstantIDRequest
 from pipelines.instantid.identity_net import ControlNets, adapt_control_net
 from pipelines.instantid.pipeline import InstantIDPipeline
+from pipelines.instantid.prepared import InstantIDPrepared
 from pipelines.profile import Profile
 from pipelines.pulid.endpoint import PuLIDRequest
 from pipelines.pulid.pipeline import PuLIDPipeline
+from pipelines.pulid.prepared import PuLIDPrepared
 from pipelines.sdxl.attention import IdentityLayers, attentions, install_attention
 from pipelines.sdxl.denoise import Step
 
@@ -120,9 +122,19 @@ def pulid(dtype: torch.dtype = torch.float32) -> PuLIDPipeline:
     return pipeline
 
 
+def instantid_prepared(pipeline: InstantIDPipeline, **changes: Any) -> InstantIDPrepared:
+    """A default request (guided, masked, IdentityNet and canny) with these changes, made ready."""
+    return pipeline.prepare(InstantIDRequest("a man", size=(SIDE, SIDE), seed=0, **changes), [PHOTO])
+
+
+def pulid_prepared(pipeline: PuLIDPipeline, **changes: Any) -> PuLIDPrepared:
+    """A default request (guided, fidelity) with these changes, made ready."""
+    return pipeline.prepare(PuLIDRequest("a man", width=SIDE, height=SIDE, seed=0, **changes), [PHOTO])
+
+
 def instantid_step(pipeline: InstantIDPipeline, **changes: Any) -> tuple[Step, Tensor]:
     """The step of a default request (guided, masked, IdentityNet and canny) with these changes, and its latents."""
-    prepared = [pipeline.prepare(InstantIDRequest("a man", size=(SIDE, SIDE), seed=0, **changes), [PHOTO])]
+    prepared = [instantid_prepared(pipeline, **changes)]
     latents, *fresh = pipeline.draw_latents(prepared)
     step = pipeline.make_step(prepared, pipeline.encode_prompt(prepared), pipeline.encode_face(prepared), fresh)
     return step, latents
@@ -130,6 +142,6 @@ def instantid_step(pipeline: InstantIDPipeline, **changes: Any) -> tuple[Step, T
 
 def pulid_step(pipeline: PuLIDPipeline, **changes: Any) -> tuple[Step, Tensor]:
     """The step of a default request (guided, fidelity) with these changes, and its latents."""
-    prepared = [pipeline.prepare(PuLIDRequest("a man", width=SIDE, height=SIDE, seed=0, **changes), [PHOTO])]
+    prepared = [pulid_prepared(pipeline, **changes)]
     identity, latents = pipeline.encode_identity(prepared), pipeline.draw_latents(prepared)
     return pipeline.make_step(prepared, pipeline.encode_prompt(prepared), identity, latents), latents

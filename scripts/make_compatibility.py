@@ -2,12 +2,14 @@
 
 import ast
 import re
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 STATEMENTS = ROOT / "docs" / "fal-statements.txt"
+DIFFERENCES = ROOT / "docs" / "fal-differences.toml"
 TARGET = ROOT / "docs" / "fal-compatibility.md"
 NUMBERS = re.compile(r"((?:\d+(?:[-–]\d+)?(?:, | and )?)+)[.:]")
 
@@ -17,15 +19,6 @@ What Veraicon promises about fal's wire protocol, one statement a line, and the 
 server process, by raw sockets or by fal's own client. Generated from their docstrings by scripts/make_compatibility.py.
 
 A statement without a test may well hold; nobody has proven it yet.
-
-## Deliberate differences
-
-- Random seeds are below 2**32, so that JavaScript reads them exactly.
-- Names of models, prices, balances and moderation do not exist here.
-- `/stream` and `/realtime` answer a clean 404, as for fal's apps without them.
-- Images embedded as data URIs become stored files at submit, so a row of the queue stays small.
-- A request that a worker has prepared for its next turn reads IN_PROGRESS; its start timeout no longer applies.
-- A status's `metrics` also hold `identity_similarity`, and a PNG its request's parameters (see operations.md).
 """
 
 
@@ -45,7 +38,15 @@ def render() -> str:
         names = proofs.get(int(number), [])
         proven += bool(names)
         lines.append(f"| {number} | {text.replace('|', '/')} | {'<br>'.join(names)} |")
-    return f"{HEAD}\n{proven} of 109 statements have a test of their own.\n" + "\n".join(lines) + "\n"
+    summary = f"{proven} of 109 statements have a test of their own."
+    return "\n".join([HEAD, *differences(), "", summary, *lines]) + "\n"
+
+
+def differences() -> Iterator[str]:
+    """What is deliberately not as on fal, each with its reason."""
+    yield from ("## Deliberate differences", "", "| what | why |", "|---|---|")
+    for one in tomllib.loads(DIFFERENCES.read_text())["difference"]:
+        yield f"| {one['what']} | {one['why']} |"
 
 
 def collect() -> dict[int, list[str]]:

@@ -45,7 +45,7 @@ class SinglePipeline(InstantIDPipeline):
         return encode_texts((self.tokenizer, self.tokenizer_2), (self.text_encoder, self.text_encoder_2), texts)
 
 
-def replay(weights: Path, cases: Path) -> Iterator[Result]:
+def replay(weights: Path, cases: Path, profile: Profile = PROFILE) -> Iterator[Result]:
     """Run every case of ``cases/index.json`` through the worker's own pipeline, loaded once per LoRA setting."""
     pipelines: dict[str, InstantIDPipeline] = {}
     for case in json.loads((cases / "index.json").read_text())["cases"]:
@@ -53,7 +53,7 @@ def replay(weights: Path, cases: Path) -> Iterator[Result]:
             kind = SinglePipeline if case["pipeline"] == "single" else InstantIDPipeline
             key = f"{case['pipeline']} {case['lora']}"
             if key not in pipelines:
-                pipelines[key] = kind.load(weights, PROFILE, faces=RecordedFaces(), lora=case["lora"])
+                pipelines[key] = kind.load(weights, profile, faces=RecordedFaces(), lora=case["lora"])
             with np.load(find_case(cases, case["file"])) as golden:
                 yield run_case(pipelines[key], case, dict(golden))
         except Exception as error:  # one case that cannot run must not hide the others
@@ -72,9 +72,14 @@ def run_case(pipeline: InstantIDPipeline, case: dict[str, Any], golden: dict[str
     prepared = pipeline.prepare(request_of(case, golden), [Image.fromarray(golden["in_face_image"])])
     ((picture,),) = pipeline.generate([prepared], lambda step, total: False, output_type="raw")
     latents, image = golden["latents"][0], golden["image"]
-    drawn = (picture.image / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).numpy()
-    error = abs(picture.latents.numpy() - latents).max() / abs(latents).max()
-    return Result(case["name"], float(error), float(abs(drawn - image).max()))
+    drawn = (picture.image / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+    error = picture.latents.cpu().numpy() - latents
+    return Result(
+        case["name"],
+        float(abs(error).max() / abs(latents).max()),
+        float(abs(drawn - image).max()),
+        latents_norm=float(np.linalg.norm(error) / np.linalg.norm(latents)),
+    )
 
 
 def request_of(case: dict[str, Any], golden: dict[str, NDArray[Any]]) -> InstantIDRequest:

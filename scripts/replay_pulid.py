@@ -16,6 +16,8 @@ from pipelines.pulid.endpoint import PuLIDRequest
 from pipelines.pulid.pipeline import PuLIDPipeline
 from scripts.replay_result import Result
 
+PROFILE = Profile(device="cpu", dtype="float32")
+
 
 class RecordedFaces:
     """A face analyser that answers what upstream's detectors found in the recorded photos.
@@ -40,11 +42,11 @@ class RecordedFaces:
         return load_file(self.folder / f"ref{image.width - 1}.safetensors")
 
 
-def replay(weights: Path, cases: Path) -> Iterator[Result]:
+def replay(weights: Path, cases: Path, profile: Profile = PROFILE) -> Iterator[Result]:
     """Run every case of ``cases/index.json`` through the pipeline that the worker uses."""
     folder = cases / "cases" if (cases / "cases").is_dir() else cases
     faces = RecordedFaces(folder)
-    pipeline = PuLIDPipeline.load(weights, Profile(device="cpu", dtype="float32"), faces=faces)
+    pipeline = PuLIDPipeline.load(weights, profile, faces=faces)
     for case in json.loads((cases / "index.json").read_text())["cases"]:
         try:
             yield run_case(pipeline, faces, case, folder)
@@ -71,6 +73,11 @@ def run_case(pipeline: PuLIDPipeline, faces: RecordedFaces, case: dict[str, Any]
     (pictures,) = pipeline.generate([prepared], lambda step, total: False, output_type="raw")
     golden = load_file(folder / Path(case["file"]).name)
     latents, image = golden["final_latents"].numpy(), golden["image"].numpy()
-    ours = np.stack([picture.latents.numpy() for picture in pictures])
-    drawn = np.stack([picture.image.numpy() for picture in pictures])
-    return Result(case["name"], float(abs(ours - latents).max() / abs(latents).max()), float(abs(drawn - image).max()))
+    ours = np.stack([picture.latents.cpu().numpy() for picture in pictures])
+    drawn = np.stack([picture.image.cpu().numpy() for picture in pictures])
+    return Result(
+        case["name"],
+        float(abs(ours - latents).max() / abs(latents).max()),
+        float(abs(drawn - image).max()),
+        latents_norm=float(np.linalg.norm(ours - latents) / np.linalg.norm(latents)),
+    )

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Sets up .venv from the pinned lists: scripts/setup.sh [auto|cpu|gpu]. A second call with the same lists is instant.
+# With WHEELHOUSE=folder (made by `make wheelhouse`) from its wheels alone, without network; then without what tests need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
@@ -43,14 +44,33 @@ choose_list() {
     esac
 }
 
+# A wheelhouse is whole, meant for this Python, and the only source.
+check_wheelhouse() {
+    local meant
+    (cd "$wheelhouse" && sha256sum --check --strict --quiet SHA256SUMS) || fail "$wheelhouse is damaged (see above). Copy it again."
+    meant=$(cat "$wheelhouse/python")
+    "$python" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$meant')" \
+        || fail "the wheels in $wheelhouse are for Python $meant; $python is $("$python" -V 2>&1). Set PYTHON=/path/to/python$meant."
+}
+
 check_machine
+wheelhouse=${WHEELHOUSE:-}
+case "$wheelhouse" in '' | /*) ;; *) wheelhouse="$PWD/$wheelhouse" ;; esac
+[ -z "$wheelhouse" ] || [ -f "$wheelhouse/SHA256SUMS" ] \
+    || fail "$wheelhouse is no complete wheelhouse: SHA256SUMS is missing. Make it with \`make wheelhouse\`."
 kind=${1:-auto}
 stamp="$venv/.setup-stamp"
 if nvidia-smi -L >/dev/null 2>&1; then has_gpu=gpu; else has_gpu=no-gpu; fi
-want="$(cat "$lists"/*.txt pyproject.toml scripts/setup.sh | sha256sum | cut -d' ' -f1) $kind $has_gpu"
+made_from=("$lists"/*.txt pyproject.toml scripts/setup.sh)
+[ -z "$wheelhouse" ] || made_from+=("$wheelhouse/SHA256SUMS")
+want="$(cat "${made_from[@]}" | sha256sum | cut -d' ' -f1) $kind $has_gpu"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then exit 0; fi
 
 rm -f "$stamp"
+if [ -n "$wheelhouse" ]; then
+    check_wheelhouse
+    export PIP_NO_INDEX=1 PIP_FIND_LINKS="$wheelhouse" UV_FIND_LINKS="$wheelhouse"
+fi
 [ -x "$venv/bin/python" ] || { echo "setup: making $venv"; "$python" -m venv "$venv"; }
 "$venv/bin/python" -m pip --version >/dev/null 2>&1 || fail "$venv is broken. Delete it and run again: rm -rf $venv"
 uv="$venv/bin/uv"
@@ -61,11 +81,19 @@ UV_FIND_LINKS=${UV_FIND_LINKS:-$(pip_setting find-links)}
 SSL_CERT_FILE=${SSL_CERT_FILE:-$(pip_setting cert)}
 [ -n "$SSL_CERT_FILE" ] || unset SSL_CERT_FILE
 
-list=$(choose_list "$kind")
+if [ -n "$wheelhouse" ]; then
+    list=cpu
+    ! compgen -G "$wheelhouse/onnxruntime_gpu-*" >/dev/null || list=gpu
+    wanted=(--no-index --require-hashes -r "$wheelhouse/libraries.txt")
+    echo "setup: installing from $wheelhouse ($list), without network and without what tests need"
+else
+    list=$(choose_list "$kind")
+    wanted=(-r "$lists/$list.txt" -r "$lists/dev.txt")
+    echo "setup: installing $lists/$list.txt and dev.txt (complete pinned lists, no resolving)"
+fi
 check_disk "$list"
-echo "setup: installing $lists/$list.txt and dev.txt (complete pinned lists, no resolving)"
 # Compiled now, so that no process ever spends its start on it.
-"$uv" pip install --compile-bytecode --no-deps -r "$lists/$list.txt" -r "$lists/dev.txt"
+"$uv" pip install --compile-bytecode --no-deps "${wanted[@]}"
 "$uv" pip install -q --no-deps --no-build-isolation -e .
 "$venv/bin/python" -m compileall -q server pipelines weights
 echo "setup: checking that what was installed loads"

@@ -1,14 +1,15 @@
-"""The denoising steps that one has without this project: the yardsticks of `bench_host`.
+"""The denoising steps that one has without this project, composed of diffusers' parts: a yardstick of the benchmarks.
 
 Shaped like the loops of diffusers' own pipelines (StableDiffusionXLControlNetPipeline, StableDiffusionXLPipeline):
 stock networks and attention, everything projected and embedded in every step, the scheduler's own `step`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0, IPAdapterAttnProcessor2_0
+from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
@@ -16,71 +17,87 @@ from torch.nn import functional
 
 from pipelines.sdxl.attention import EXTREME_STYLE, FIDELITY, FIRST_TOKENS, IdentityMode
 from pipelines.sdxl.denoise import Step
-from scripts.full_depth import SIDE, control_net, unet
+from scripts.step_inputs import Inputs, InstantIDInputs
 
-TEXT_TOKENS, INSTANTID_TOKENS, PULID_TOKENS = 77, 16, 10
 MODES = {"fidelity": FIDELITY, "extreme style": EXTREME_STYLE}
 
+Weights = Iterable[Sequence[nn.Parameter]]
+"""Per cross attention the weights of its projections of the identity to key and value."""
 
-def set_processors(net: UNet2DConditionModel, own: Any, cross: Callable[[Attention], Any]) -> None:
+
+def set_processors(net: UNet2DConditionModel, own: Any, cross: Callable[[Any], Any]) -> None:
     """Give every self attention the processor `own`, and every cross attention what `cross` makes of it."""
     attns: dict[str, Any] = {name: net.get_submodule(name.removesuffix(".processor")) for name in net.attn_processors}
     net.set_attn_processor({name: cross(attn) if attn.is_cross_attention else own for name, attn in attns.items()})
 
 
-def guided(scheduler: Any, steps: int, scale: float, predict: Callable[[Tensor, Tensor], Tensor]) -> Step:
-    """The loop body of diffusers' pipelines around ``predict(both halves, timestep)``."""
+def guided(
+    scheduler: Any,
+    inputs: Inputs,
+    predict: Callable[[Tensor, Tensor], Tensor],
+    dtype: torch.dtype,
+    generator: torch.Generator | None = None,
+) -> Step:
+    """The loop body of diffusers' pipelines around ``predict(both halves, timestep)``.
+
+    Args:
+        dtype: of the networks. generator: of the fresh noise; the global one without it.
+    """
 
     def step(latents: Tensor, i: int) -> Tensor:
-        if i == 0:
-            scheduler.set_timesteps(steps)  # once per request; less than a thousandth of its time
+        if scheduler.step_index != i:  # once per request, which takes less than a thousandth of its time
+            scheduler.set_timesteps(inputs.steps, device=latents.device)
         t = scheduler.timesteps[i]
-        x = scheduler.scale_model_input(torch.cat([latents] * 2), t)
+        x = scheduler.scale_model_input(torch.cat([latents.to(dtype)] * 2), t)
         unconditional, conditional = predict(x, t).chunk(2)
-        noise = unconditional + scale * (conditional - unconditional)
-        return scheduler.step(noise, t, latents, return_dict=False)[0]
+        noise = unconditional + inputs.guidance * (conditional - unconditional)
+        return scheduler.step(noise.float(), t, latents, generator=generator, return_dict=False)[0]
 
     return step
 
 
-def added_conditions(net: UNet2DConditionModel) -> dict[str, Any]:
-    """SDXL's pooled text and picture size, two rows."""
-    pooled = net.config["projection_class_embeddings_input_dim"] - 6 * net.config["addition_time_embed_dim"]
-    return {"text_embeds": torch.randn(2, pooled), "time_ids": torch.full((2, 6), float(SIDE))}
-
-
-def instantid(scheduler: Any, steps: int) -> Step:
+def instantid(
+    unet: UNet2DConditionModel,
+    controls: Sequence[ControlNetModel],
+    weights: Weights,
+    scheduler: Any,
+    inputs: InstantIDInputs,
+    generator: torch.Generator | None = None,
+) -> Step:
     """IP-Adapter attention, IdentityNet, canny ControlNet and LCM, plainly composed of diffusers' parts.
 
-    In its favour: the adapter's tokens arrive projected, nothing is masked, and the LoRA is fused.
+    In its favour: the adapter's tokens arrive projected, nothing is masked, and the LoRA is fused. diffusers gives
+    IdentityNet the text as well.
     """
-    net: Any = unet("instantid/base")
-    width = net.config["cross_attention_dim"]
-    set_processors(
-        net,
-        AttnProcessor2_0(),
-        lambda attn: IPAdapterAttnProcessor2_0(attn.inner_dim, width, num_tokens=(INSTANTID_TOKENS,), scale=0.7),
-    )
+    net: Any = unet
+    projections, tokens = iter(weights), inputs.tokens.shape[1]
+    set_processors(net, AttnProcessor2_0(), lambda attn: adapter(attn, next(projections), tokens, inputs.strength))
     net.encoder_hid_proj = nn.Identity()
     net.register_to_config(encoder_hid_dim_type="ip_image_proj")
-    controls = MultiControlNetModel([control_net("ControlNetModel"), control_net("controlnet-canny")])
-    text, faces = torch.randn(2, TEXT_TOKENS, width), torch.randn(2, INSTANTID_TOKENS, width)
-    images = [torch.rand(2, 3, SIDE, SIDE), torch.rand(2, 3, SIDE, SIDE)]
-    conditions = added_conditions(net)
+    nets: Any = MultiControlNetModel(list(controls))
+    images, scales = list(inputs.images), list(inputs.scales)
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
-        down, mid = controls(x, t, text, images, [0.7, 0.4], added_cond_kwargs=conditions, return_dict=False)
+        down, mid = nets(x, t, inputs.text, images, scales, added_cond_kwargs=inputs.added, return_dict=False)
         return net(
             x,
             t,
-            encoder_hidden_states=text,
-            added_cond_kwargs={**conditions, "image_embeds": [faces]},
+            encoder_hidden_states=inputs.text,
+            added_cond_kwargs={**inputs.added, "image_embeds": [inputs.tokens]},
             down_block_additional_residuals=down,
             mid_block_additional_residual=mid,
             return_dict=False,
         )[0]
 
-    return guided(scheduler, steps, 1.5, predict)
+    return guided(scheduler, inputs, predict, net.dtype, generator)
+
+
+def adapter(attn: Attention, weights: Sequence[nn.Parameter], tokens: int, scale: float) -> IPAdapterAttnProcessor2_0:
+    """diffusers' own processor with these projections."""
+    with torch.device("meta"):
+        made = IPAdapterAttnProcessor2_0(attn.inner_dim, attn.cross_attention_dim, num_tokens=(tokens,), scale=scale)
+    made.to_k_ip[0].weight, made.to_v_ip[0].weight = weights
+    return made
 
 
 class UsualSelfAttention(AttnProcessor2_0):
@@ -98,12 +115,15 @@ class UsualSelfAttention(AttnProcessor2_0):
 
 
 class UsualIdentityAttention(nn.Module):
-    """PuLID's cross attention computed as it is written down (pulid.md §A10), all of it in every call."""
+    """PuLID's cross attention computed as it is written down (pulid.md §A10), all of it in every call.
 
-    def __init__(self, attn: Attention, mode: IdentityMode) -> None:
+    Args:
+        weights: of the projections to key and value; the identity must come in their precision.
+    """
+
+    def __init__(self, weights: Sequence[nn.Parameter], mode: IdentityMode) -> None:
         super().__init__()
-        self.id_to_k = nn.Linear(attn.cross_attention_dim, attn.inner_dim, bias=False)
-        self.id_to_v = nn.Linear(attn.cross_attention_dim, attn.inner_dim, bias=False)
+        self.id_to_k, self.id_to_v = (projection(weight) for weight in weights)
         self.mode = mode
 
     def __call__(
@@ -138,22 +158,33 @@ class UsualIdentityAttention(nn.Module):
         return attn.to_out[1](attn.to_out[0](out))
 
 
-def pulid(scheduler: Any, steps: int, mode: str) -> Step:
-    """SDXL-Lightning with PuLID's attention and DPM-Solver++, shaped like upstream's loop."""
-    net = unet("pulid/sdxl_base")
-    set_processors(net, UsualSelfAttention(), lambda attn: UsualIdentityAttention(attn, MODES[mode]))
-    width = net.config["cross_attention_dim"]
-    text, identity = torch.randn(2, TEXT_TOKENS, width), torch.randn(2, PULID_TOKENS, width)
-    conditions = added_conditions(net)
+def projection(weight: nn.Parameter) -> nn.Linear:
+    """A linear layer without bias around this weight."""
+    with torch.device("meta"):
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer.weight = weight
+    return layer
+
+
+def pulid(unet: UNet2DConditionModel, weights: Weights, scheduler: Any, inputs: Inputs, mode: str) -> Step:
+    """SDXL-Lightning with PuLID's attention and DPM-Solver++, shaped like upstream's loop.
+
+    The identity is projected in the weights' precision: float32 upstream.
+    """
+    net: Any = unet
+    kept = [list(pair) for pair in weights]
+    projections = iter(kept)
+    set_processors(net, UsualSelfAttention(), lambda attn: UsualIdentityAttention(next(projections), MODES[mode]))
+    identity = {"identity": inputs.tokens.to(kept[0][0].dtype), "identity_scale": inputs.strength}
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
         return net(
             x,
             t,
-            encoder_hidden_states=text,
-            cross_attention_kwargs={"identity": identity, "identity_scale": 0.8},
-            added_cond_kwargs=conditions,
+            encoder_hidden_states=inputs.text,
+            cross_attention_kwargs=identity,
+            added_cond_kwargs=inputs.added,
             return_dict=False,
         )[0]
 
-    return guided(scheduler, steps, 1.2, predict)
+    return guided(scheduler, inputs, predict, net.dtype)

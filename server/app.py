@@ -1,7 +1,6 @@
 """create_app: hosts -> routes, the error handlers, the start and the end of the process. Loads no torch."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -15,9 +14,11 @@ from starlette.responses import Response
 
 from pipelines.endpoint import Endpoint
 from pipelines.errors import InputError
-from server.api import health, jwks, openapi, playground, queue, run, storage
+from server.api import erase, health, jwks, openapi, playground, queue, realtime, run, storage
 from server.api.counters import Counters
 from server.api.entrance import Entrance, address_of
+from server.api.familiar import Familiar
+from server.api.hold import Polls
 from server.api.observe import Observe, failure
 from server.api.service import Service, by_id
 from server.api.watch import News
@@ -26,8 +27,8 @@ from server.errors import NotFound, RequestError
 from server.files import FileStore
 from server.queue.queue import Queue
 from server.settings import Settings
+from server.signing import Signer
 from server.tickets import Tickets
-from server.webhooks import Signer
 
 EXPOSED = (
     "x-fal-request-id",
@@ -43,9 +44,11 @@ EXPOSED = (
 
 def create_app(settings: Settings, catalog: Sequence[Endpoint], queue_: Queue, files: FileStore) -> FastAPI:
     """The HTTP side of the server; the queue's tables must exist."""
-    signer = Signer.of(settings.data_dir)
-    tickets = Tickets(hashlib.sha256(b"veraicon upload tickets" + signer.key.private_bytes_raw()).digest())
-    service = Service(settings, by_id(catalog, settings.aliases), queue_, files, News(), Counters(), tickets, signer)
+    signer, tickets = Signer(queue_.vault), Tickets(queue_.vault.ticket_secret())
+    news = News()
+    polls = Polls(queue_, news, settings.hold_status_ms / 1000)
+    endpoints = by_id(catalog, settings.aliases)
+    service = Service(settings, endpoints, queue_, files, news, polls, Familiar(), Counters(), tickets, signer)
     app = FastAPI(
         title="Veraicon",
         docs_url=None,  # FastAPI's pages load their scripts from a CDN
@@ -64,7 +67,7 @@ def create_app(settings: Settings, catalog: Sequence[Endpoint], queue_: Queue, f
     )
     app.state.service = service
     app.mount("/web", playground.static)
-    for module in (health, jwks, playground, storage, openapi, queue, run):
+    for module in (health, jwks, playground, storage, realtime, openapi, queue, erase, run):
         app.include_router(module.router)
     return app
 
@@ -74,7 +77,7 @@ def middleware(service: Service) -> list[Middleware]:
     cors = Middleware(
         CORSMiddleware,
         allow_origins=["*"],
-        allow_methods=["GET", "HEAD", "POST", "PUT", "OPTIONS"],
+        allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"],
         allow_headers=["*"],
         allow_private_network=True,
         expose_headers=EXPOSED,

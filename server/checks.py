@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Literal
 
 from pipelines.endpoint import Endpoint
-from server.hosts import is_loopback
+from server.hosts import FAL_HOSTS, is_loopback
 from server.queue.queue import Queue
 from server.settings import Settings
-from server.tls import RENEW_BEFORE, TlsError, expiry
+from server.tls import RENEW_BEFORE, TlsError, TlsFiles, expiry, names_of
+from weights.manifest import read_manifest
+from weights.prepared import stored_dtype, unprepared
 from weights.store import misfits, missing
 
 LEAST_FREE_GB = 5
-GET_WEIGHTS = "`veraicon weights list NAME` tells what to get; or try without it: `veraicon serve --weights tiny`"
+GET_WEIGHTS = "`veraicon weights pull {}` gets it; or try without it: `veraicon serve --weights tiny`"
+PREPARE = "`veraicon weights prepare` makes what the server reads at its start, once after each pull"
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,29 @@ def weights_findings(settings: Settings, catalog: Sequence[Endpoint]) -> list[Fi
     """One finding per checkpoint that the endpoints need."""
     if settings.weights == "tiny":
         return [Finding("weights", "ok", "tiny: embedded random weights; every picture is noise by nature")]
-    root = settings.resolved_weights_dir
+    root, manifest = settings.resolved_weights_dir, read_manifest(settings.weights_manifest)
     needed = list(dict.fromkeys(name for endpoint in catalog for name in endpoint.checkpoints))
     lacks: dict[str, list[str]] = {name: [] for name in needed}
-    for one in [*missing(needed, root), *misfits(needed, root)]:
+    for one in [*missing(needed, root, manifest), *misfits(needed, root, manifest)]:
         lacks[one.checkpoint.name].append(f"{one.file.target} {one.problem}")
     return [
-        Finding(f"weights {name}", "stop", f"checkpoint {name} in {root}: {first_of(problems)}", GET_WEIGHTS)
+        Finding(
+            f"weights {name}", "stop", f"checkpoint {name} in {root}: {first_of(problems)}", GET_WEIGHTS.format(name)
+        )
         if problems
         else Finding(f"weights {name}", "ok", f"present in {root}")
         for name, problems in lacks.items()
-    ]
+    ] + prepared_findings(settings, [name for name, problems in lacks.items() if not problems])
+
+
+def prepared_findings(settings: Settings, names: Sequence[str]) -> list[Finding]:
+    """Whether what the server reads at its start is made, of the files that are there."""
+    root, dtype = settings.resolved_weights_dir, stored_dtype(settings.resolved_dtype)
+    problems = unprepared(names, root, dtype, read_manifest(settings.weights_manifest))
+    if problems:
+        told = [f"{target} {problem}" for target, problem in problems]
+        return [Finding("prepared weights", "stop", f"in {root}: {first_of(told)}", PREPARE)]
+    return [Finding("prepared weights", "ok", f"made as {dtype}")] if names else []
 
 
 def first_of(problems: Sequence[str]) -> str:
@@ -60,6 +75,9 @@ def tls_findings(settings: Settings) -> list[Finding]:
     """Whether the configured certificate and key can be used, and for how long."""
     cert, key = settings.tls_cert, settings.tls_key
     if cert is None and key is None:
+        own = TlsFiles(settings.data_dir / "tls").certificate
+        if own.exists():
+            return [own_certificate_finding(own)]
         return [Finding("tls", "ok", "off: plain HTTP (fal's unmodified clients need HTTPS: `veraicon serve --tls`)")]
     if cert is None or key is None:
         return [Finding("tls", "stop", "tls_cert and tls_key go together, one of them is not set", "set both")]
@@ -74,16 +92,38 @@ def tls_findings(settings: Settings) -> list[Finding]:
         return [Finding("tls", "stop", f"the certificate {cert} expired on {ends:%Y-%m-%d}", renew)]
     if left < RENEW_BEFORE:
         return [Finding("tls", "warn", f"the certificate {cert} expires in {left.days} days", renew)]
-    return [Finding("tls", "ok", f"the certificate {cert} is valid until {ends:%Y-%m-%d}")]
+    return [Finding("tls", "ok", f"the certificate {cert} is valid until {ends:%Y-%m-%d}"), *name_findings(cert)]
+
+
+def name_findings(certificate: Path) -> list[Finding]:
+    """Which of fal's names a certificate of the operator's own does not cover."""
+    covered = names_of(certificate)
+    lacks = [name for name in FAL_HOSTS if not {name, "*." + name.partition(".")[2]} & set(covered)]
+    if not lacks:
+        return []
+    message = f"the certificate {certificate} is not valid for {', '.join(lacks)}"
+    return [
+        Finding("tls names", "warn", message, "clients that are led here by these names need a certificate with them")
+    ]
+
+
+def own_certificate_finding(certificate: Path) -> Finding:
+    """The certificate that `serve --tls` uses and renews by itself."""
+    try:
+        ends = expiry(certificate)
+    except TlsError as error:
+        return Finding("tls", "stop", str(error), "issue it again with `veraicon tls issue`")
+    renewed = f"`serve --tls` renews it by itself from {ends - RENEW_BEFORE:%Y-%m-%d}"
+    return Finding("tls", "ok", f"the certificate {certificate} is valid until {ends:%Y-%m-%d}; {renewed}")
 
 
 def keys_finding(settings: Settings, queue: Queue) -> Finding:
     """A server without keys answers its own machine only."""
-    in_force = [key.name for key in queue.list_keys() if key.revoked_at is None]
+    in_force = [key.name for key in queue.keys.every() if key.revoked_at is None]
     if in_force:
         return Finding("keys", "ok", f"{len(in_force)} in force: {', '.join(in_force)}")
     make_one = "make one with `veraicon keys create NAME`"
-    if queue.has_keys():
+    if queue.keys.any_made():
         return Finding("keys", "warn", "every API key is revoked: each request is answered 401", make_one)
     if is_loopback(settings.host):
         return Finding("keys", "ok", "none: open, but only to this machine")

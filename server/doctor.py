@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.endpoint import Endpoint
+from server.cards import architecture_findings, driver_findings
 from server.checks import Finding, disk_finding, keys_finding, port_finding, tls_findings, weights_findings
 from server.queue.queue import Queue
 from server.queue.store import StoreError
@@ -73,11 +74,12 @@ def summary(report: dict[str, Any]) -> str:
 
 def cuda_findings(report: dict[str, Any]) -> list[Finding]:
     """Full weights run on CUDA: torch and onnxruntime must both see it, and never fall back."""
-    findings = []
-    if not report.get("gpus"):
+    findings = [finding for finding in driver_findings(report) if finding.level == "stop"]
+    findings += [finding for finding in architecture_findings(report) if finding.level == "stop"]
+    if not report.get("gpus") and not findings:
         remedy = "install the NVIDIA driver, or look at the program without a GPU: `veraicon serve --weights tiny`"
         findings.append(Finding("cuda", "stop", "torch sees no NVIDIA GPU", remedy))
     if CUDA not in report.get("execution_providers", []):
         remedy = "install onnxruntime-gpu instead of onnxruntime: `scripts/setup.sh gpu`"
         findings.append(Finding("onnxruntime", "stop", f"{CUDA} is not available", remedy))
-    return findings or [Finding("device used", "ok", "cuda")]
+    return findings or [*driver_findings(report), *architecture_findings(report), Finding("device used", "ok", "cuda")]

@@ -1,5 +1,6 @@
 """Failure -> fal's error body and headers (fal-protocol.md §2.9): the one place, for HTTP and for the worker."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ DOCS = "https://docs.fal.ai/errors/#"
 LONGEST_ECHO = 500
 """Characters of a client's own string that are repeated to it in `input`."""
 DEEPEST_ECHO, WIDEST_ECHO = 6, 50
+LARGEST_ECHO, MOST_DETAILS = 1000, 32
+"""Characters of JSON that are repeated, and errors told, so that an outcome fits into a small row of the queue."""
 
 Loc = tuple[str | int, ...]
 
@@ -79,6 +82,12 @@ class QueueFull(RequestError):
     http_status, error_type, retryable = 429, "queue_full", True
 
 
+class ConcurrentRequests(RequestError):
+    """Too many requests of this key wait or run already. Nothing was started; wait for one of them."""
+
+    http_status, error_type, retryable = 429, "concurrent_requests_limit", True
+
+
 class Unavailable(RequestError):
     """The server cannot store requests at the moment. Nothing was queued; send the request again later."""
 
@@ -117,7 +126,11 @@ def error_response(exc: BaseException, *, loc_prefix: Loc = ("body",)) -> ErrorR
     """
     match exc:
         case ValidationError():
-            return _model_error(422, [_pydantic_detail(error, loc_prefix) for error in exc.errors()])
+            told = [_pydantic_detail(error, loc_prefix) for error in exc.errors()[:MOST_DETAILS]]
+            if exc.error_count() > MOST_DETAILS:
+                more = f"There are {exc.error_count() - MOST_DETAILS} more errors: put these right first."
+                told.append(_detail(loc_prefix, more, "too_many_errors"))
+            return _model_error(422, told)
         case InputError():
             return _model_error(422, [_detail((*loc_prefix, *exc.loc), exc.message, exc.type, ctx=exc.ctx)])
         case Cancelled():
@@ -189,7 +202,9 @@ def _detail(
     if ctx:
         detail["ctx"] = json_safe(ctx)
     if given is not None:
-        detail["input"] = json_safe(given)
+        echo = json_safe(given)
+        large = len(json.dumps(echo)) > LARGEST_ECHO
+        detail["input"] = f"<{type(given).__name__}, too large to repeat>" if large else echo
     return detail
 
 

@@ -1,11 +1,12 @@
 """FileStore: pictures and uploads, in a local folder or on S3 (obstore). A file is written once and never changed."""
 
+import contextlib
 import hashlib
 import mimetypes
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -60,16 +61,9 @@ class FileStore:
         except (BaseError, ValueError) as error:
             raise FilesError(f"files_url {url} cannot be used: it is file:///folder or s3://bucket/prefix") from error
 
-    def save(
-        self, data: bytes, content_type: str, file_name: str | None = None, *, by_content: bool = False
-    ) -> StoredFile:
-        """Store `data`; on return it is on the disk.
-
-        Args:
-            by_content: derive the id from the content, so that saving the same bytes twice keeps one file.
-        """
-        token = hashlib.sha256(data).hexdigest()[:32] if by_content else secrets.token_hex(16)
-        return self.save_as(f"{token}_{_name(token, content_type, file_name)}", data)
+    def save(self, data: bytes, content_type: str, file_name: str | None = None) -> StoredFile:
+        """Store `data`; on return it is on the disk."""
+        return self.save_as(new_id(content_type, file_name), data)
 
     def save_as(self, file_id: str, data: bytes) -> StoredFile:
         """Store `data` under an id from `new_id`; on return it is on the disk. Raises FileMissing for what is no id."""
@@ -77,11 +71,14 @@ class FileStore:
             raise FileMissing(file_id)
         name = file_id.partition("_")[2]
         stored = StoredFile(file_id, _type_of(name), name, len(data))
-        if self._folder:
-            write_durably(self._folder / _path(stored.id), data)
-        else:
-            obstore.put(self._store, _path(stored.id), data, attributes={"Content-Type": stored.content_type})
+        self._put(_path(stored.id), data, stored.content_type)
         return stored
+
+    def _put(self, path: str, data: bytes, content_type: str = DEFAULT_TYPE) -> None:
+        if self._folder:
+            write_durably(self._folder / path, data)
+        else:
+            obstore.put(self._store, path, data, attributes={"Content-Type": content_type})
 
     def stat(self, file_id: str) -> StoredFile:
         """Raises FileMissing, also for what cannot be an id."""
@@ -107,6 +104,43 @@ class FileStore:
             for at in range(start, end, CHUNK)
         )
 
+    def save_part(self, file_id: str, number: int, data: bytes) -> None:
+        """Keep one part of a file to come; a part that is sent again replaces the one before."""
+        if not FILE_ID.fullmatch(file_id):
+            raise FileMissing(file_id)
+        self._put(f"{_parts(file_id)}{number}", data)
+
+    def parts(self, file_id: str) -> dict[int, int]:
+        """Number -> size in bytes of the parts that are there."""
+        found = (meta for page in obstore.list(self._store, _parts(file_id)) for meta in page)
+        named = ((meta["path"].rpartition("/")[2], meta["size"]) for meta in found)
+        return {int(name): size for name, size in named if name.isdecimal()}  # the others are being written
+
+    def join(self, file_id: str, numbers: Sequence[int]) -> StoredFile:
+        """Store the file that these parts make, in this order. Raises FileMissing for a part that is not there."""
+        try:
+            parts = [obstore.get(self._store, f"{_parts(file_id)}{number}").bytes() for number in numbers]
+        except (NotFoundError, FileNotFoundError):
+            raise FileMissing(file_id) from None
+        return self.save_as(file_id, b"".join(parts))
+
+    def delete(self, file_ids: Sequence[str]) -> None:
+        """Remove files, and the parts of unfinished ones; what is not there is gone already."""
+        for file_id in file_ids:
+            if FILE_ID.fullmatch(file_id):
+                with contextlib.suppress(NotFoundError, FileNotFoundError):
+                    obstore.delete(self._store, _path(file_id))
+                self.delete_parts(file_id)
+
+    def delete_parts(self, file_id: str) -> None:
+        """Remove what `join` no longer needs."""
+        paths = [f"{_parts(file_id)}{number}" for number in self.parts(file_id)]
+        if paths:
+            obstore.delete(self._store, paths)
+        if self._folder:
+            with contextlib.suppress(OSError):
+                (self._folder / _parts(file_id)).rmdir()
+
     def prune(self, older_than_s: float) -> int:
         """Delete files (also unfinished ones) written more than `older_than_s` ago. Returns how many."""
         before = datetime.now(UTC) - timedelta(seconds=older_than_s)
@@ -120,6 +154,12 @@ def new_id(content_type: str, file_name: str | None = None) -> str:
     """The id of a file that will be uploaded later: clients get its URL before they send its bytes."""
     token = secrets.token_hex(16)
     return f"{token}_{_name(token, content_type, file_name)}"
+
+
+def content_id(data: bytes, content_type: str) -> str:
+    """The id that these very bytes always get, so that saving them twice keeps one file."""
+    token = hashlib.sha256(data).hexdigest()[:32]
+    return f"{token}_{_name(token, content_type, None)}"
 
 
 def file_id_in(url: str) -> str | None:
@@ -153,6 +193,11 @@ def write_durably(path: Path, data: bytes) -> None:
 
 def _path(file_id: str) -> str:
     return f"{file_id[:2]}/{file_id}"  # 256 folders, so that none grows too large
+
+
+def _parts(file_id: str) -> str:
+    """The folder of a file's parts: no URL leads there."""
+    return f"parts/{file_id}/"
 
 
 def _type_of(name: str) -> str:

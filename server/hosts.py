@@ -1,6 +1,7 @@
 """Host names: fal's own ones, which this server answers for (fal-protocol.md §1.6), and the loopback ones."""
 
 import ipaddress
+import re
 from typing import Literal
 
 RUN_HOSTS = ("fal.run", "falrun.com", "ws.fal.run")
@@ -10,6 +11,9 @@ REST_HOSTS = ("rest.fal.ai", "rest.alpha.fal.ai")
 FILE_HOSTS = ("v3.fal.media", "v3b.fal.media", "fal.media")
 SITE_HOSTS = ("fal.ai", "api.fal.ai")
 FAL_HOSTS = (*RUN_HOSTS, *QUEUE_HOSTS, *REST_HOSTS, *FILE_HOSTS, *SITE_HOSTS)
+
+AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]{0,255}|\[[0-9A-Za-z:.%]{2,64}\])(?::\d{0,5})?")
+"""A Host header: a name or an address, and a port; "" in old clients' health checks (HTTP/1.0)."""
 
 Surface = Literal["queue", "run"]
 

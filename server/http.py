@@ -14,12 +14,15 @@ import threading
 import uvicorn
 from fastapi import FastAPI
 
+from server.api.hold import Polls
 from server.app import create_app
 from server.connection import Connection
 from server.files import FileStore
+from server.forwarded import Forwarded, Trusted
 from server.imports import opened
 from server.logs import configure_logs
 from server.queue.opening import open_queue
+from server.renewal import follow
 from server.settings import Settings, read_settings
 
 GRACE_S = 5
@@ -31,17 +34,36 @@ def serve_http(settings: Settings, listener: socket.socket) -> None:
     """Answer on `listener` until SIGTERM or SIGINT; HTTP/1.1 only, whose reason phrases clients read."""
     with open_queue(settings) as queue:
         app = create_app(settings, opened(settings.catalog), queue, FileStore(settings.resolved_files_url))
-        uvicorn.Server(configuration(app, settings)).run(sockets=[listener])
+        config = configuration(app, settings)
+        config.load()
+        if config.ssl and settings.tls_cert and settings.tls_key:
+            threading.Thread(
+                target=follow, args=(config.ssl, settings.tls_cert, settings.tls_key), name="certificate", daemon=True
+            ).start()
+        Server(app.state.service.polls, config).run(sockets=[listener])
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which answers the held polls before it waits for its connections to end."""
+
+    def __init__(self, polls: Polls, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._polls = polls
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._polls.release()
+        await super().shutdown(sockets)
 
 
 def configuration(app: FastAPI, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
-        app,
+        Forwarded(app, Trusted.of(settings.trusted_proxies)),
         http=Connection,
+        ws="none",  # a handshake is answered as any other request: 404, in words
         log_config=None,
         access_log=False,
         server_header=False,
-        forwarded_allow_ips=settings.trusted_proxies,
+        proxy_headers=False,  # Forwarded does it, and for the host as well
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
         timeout_keep_alive=KEEP_ALIVE_S,

@@ -23,6 +23,7 @@ from server.outbound import Outbound
 from server.queue.migrations import create_tables
 from server.queue.opening import open_queue
 from server.queue.queue import Queue
+from server.renewal import keep_renewed
 from server.settings import Settings, child_environment
 from server.supervisor import places_of, supervise
 from server.tls import ensure
@@ -118,6 +119,7 @@ def background(settings: Settings, queue: Queue, stop: threading.Event) -> Itera
     with (
         thread(Sender(queue, settings).run, stop),
         thread(take_care, queue, files, settings.keep_results_h, stop),
+        thread(keep_renewed, settings.tls_cert, tls_folder(settings), stop),
     ):
         yield
 
@@ -198,11 +200,13 @@ def welcome(settings: Settings, catalog: Sequence[Endpoint], listener: socket.so
         f"  weights     {settings.weights} on {settings.resolved_device}",
     ]
     if settings.weights == "tiny":
-        lines.append("  Tiny weights are random: every picture is noise by nature. Portraits: `veraicon weights list`")
+        lines.append("  Tiny weights are random: every picture is noise by nature. Portraits: `veraicon weights pull`")
     if settings.tls_cert is None:
         lines.append("  next: fal's own clients need HTTPS: `veraicon serve --tls`")
     else:
-        lines.append(f"  clients must trust {tls_folder(settings).absolute() / 'ca.pem'} (SSL_CERT_FILE)")
+        if settings.tls_cert.parent == tls_folder(settings):
+            lines.append(f"  clients must trust {tls_folder(settings).absolute() / 'ca.pem'} (SSL_CERT_FILE)")
+        lines.append("  next: `veraicon dropin` prints what each fal client must be told")
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """Every setting: frozen, read once from VERAICON_*, the unit in the name; an unknown name refuses to start."""
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal, Self
 
@@ -8,6 +9,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "VERAICON_"
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "ORT_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+"""What keeps the libraries of a running server from the network, set for every process that serves."""
 
 IMAGE_FORMATS = {
     "jpeg": ("jpg", "jpeg"),
@@ -36,10 +40,18 @@ class Settings(BaseSettings):
         default=None, description="Where pictures go: file:///folder or s3://bucket/prefix; default data_dir/files."
     )
     weights: Literal["full", "tiny"] = Field(
-        default="full", description="full: real checkpoints; tiny: embedded random weights, pictures are noise."
+        default="full", description="full: real checkpoints; tiny: random weights, pictures are noise."
     )
     weights_dir: Path | None = Field(
         default=None, description="Folder of the real checkpoints; default data_dir/weights."
+    )
+    weights_manifest: Path | None = Field(
+        default=None, description="A manifest of weights of your own in place of the built-in one (docs/weights.md)."
+    )
+    hub_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="Mirror of the Hugging Face hub for `weights pull`; default HF_ENDPOINT, else huggingface.co.",
     )
     catalog: str = Field(default="pipelines.catalog:CATALOG", description="Import string of the endpoints offered.")
     aliases: bool = Field(
@@ -52,7 +64,7 @@ class Settings(BaseSettings):
     tls_key: Path | None = Field(default=None, description="Private key (PEM) of tls_cert.")
     trusted_proxies: str = Field(
         default="127.0.0.1",
-        description="Reverse proxies whose X-Forwarded-Proto and -For are believed: addresses, CIDRs, or *.",
+        description="Reverse proxies whose X-Forwarded-Proto, -For and -Host are believed: addresses, CIDRs, or *.",
     )
     outbound: str = Field(
         default="public",
@@ -82,12 +94,39 @@ class Settings(BaseSettings):
         default="sigma_min",
         description="Where a sampler that may end above zero ends: sigma_min as upstream, zero without residual noise.",
     )
+    graphs: bool = Field(
+        default=False,
+        description="On cuda, replay steps of a kind that comes again as one CUDA graph; run `make gpu-check` first.",
+    )
+    compile: bool = Field(
+        default=False, description="Compile steps that come again, in the background; needs a C++ compiler."
+    )
+    compile_cache_dir: Path | None = Field(
+        default=None, description="Keeps compiled steps over restarts; default data_dir/compiled."
+    )
+    branches: bool = Field(default=False, description="On cuda, run ControlNets and the UNet's encoder side by side.")
+    attention: Literal["auto", "cudnn", "flash", "efficient", "math"] = Field(
+        default="auto", description="Which of torch's attention kernels steps prefer; auto lets torch choose."
+    )
+    memory_profile: Literal["auto", "12gb", "16gb", "24gb", "48gb"] = Field(
+        default="auto",
+        description="The card's memory; below 48gb networks wait in the computer's memory, without graphs.",
+    )
+    identity_cache_mb: int = Field(
+        default=64,
+        ge=0,
+        description="Faces found, identity tokens, encoded texts kept in memory, per endpoint; 0 keeps none.",
+    )
+    identity_cache_s: float = Field(default=600, gt=0, description="How long those are kept, after they were made.")
     workers: int | None = Field(
         default=None, ge=1, description="Worker processes; default one per GPU, or one on the CPU."
     )
 
     max_body_mb: int = Field(default=64, ge=1, description="Largest request body, data URIs included.")
     max_upload_mb: int = Field(default=128, ge=1, description="Largest file to upload, in one piece or in parts.")
+    max_upload_total_mb: int = Field(
+        default=0, ge=0, description="What the uploads of one key may weigh together, until they expire; 0: no limit."
+    )
     max_image_mb: int = Field(default=50, ge=1, description="Largest picture to fetch or decode, as a file.")
     max_image_mp: int = Field(default=64, ge=1, description="Largest picture to decode, in megapixels.")
     image_formats: str = Field(
@@ -96,6 +135,21 @@ class Settings(BaseSettings):
     )
     fetch_timeout_s: float = Field(default=30, gt=0, description="Total time to fetch one picture.")
     max_queue: int = Field(default=10_000, ge=1, description="Jobs that may wait; one more is answered 429.")
+    max_queued_per_key: int | None = Field(
+        default=None, ge=1, description="Jobs of one key that may wait; one more is answered 429. Default no limit."
+    )
+    max_concurrent_per_key: int | None = Field(
+        default=None,
+        ge=1,
+        description="Jobs of one key that may wait or run when one more is made directly, without the queue; "
+        "beyond it a direct run is answered 429 concurrent_requests_limit. Default no limit.",
+    )
+    hold_status_ms: int = Field(
+        default=400,
+        ge=0,
+        le=2000,
+        description="How long a status poll with nothing new waits for news before it is answered; 0 never waits.",
+    )
 
     lease_s: float = Field(default=30, gt=0, description="A job whose worker is silent for this long is given away.")
     heartbeat_s: float = Field(
@@ -114,6 +168,14 @@ class Settings(BaseSettings):
         if self.lease_s < 3 * self.heartbeat_s:
             raise ValueError(f"{PREFIX}LEASE_S must be at least three times {PREFIX}HEARTBEAT_S")
         return self
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def known_proxies(cls, text: str) -> str:
+        for word in text.split(","):
+            if word.strip() not in {"", "*"}:
+                ip_network(word.strip())  # its ValueError names what is wrong
+        return text
 
     @field_validator("image_formats")
     @classmethod
@@ -138,6 +200,14 @@ class Settings(BaseSettings):
         return self.weights_dir or self.data_dir / "weights"
 
     @property
+    def resolved_dtype(self) -> Literal["float16", "bfloat16", "float32"]:
+        return self.dtype or ("float32" if self.resolved_device == "cpu" else "float16")
+
+    @property
+    def resolved_compile_cache_dir(self) -> Path:
+        return self.compile_cache_dir or self.data_dir.absolute() / "compiled"
+
+    @property
     def resolved_device(self) -> str:
         return self.device or ("cpu" if self.weights == "tiny" else "cuda")
 
@@ -148,10 +218,13 @@ def formats_of(text: str) -> list[str]:
 
 
 def child_environment(settings: Settings, **more: str) -> dict[str, str]:
-    """This process's environment for a child whose `read_settings` shall return `settings`; `more` is set besides."""
+    """This process's environment for a child whose `read_settings` shall return `settings`; `more` is set besides.
+
+    The child's libraries are offline, whatever the environment says.
+    """
     others = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
     values = settings.model_dump(mode="json", exclude_none=True)
-    return {**others, **{f"{PREFIX}{name.upper()}": str(value) for name, value in values.items()}, **more}
+    return {**others, **{f"{PREFIX}{name.upper()}": str(value) for name, value in values.items()}, **OFFLINE, **more}
 
 
 def read_settings(**overrides: object) -> Settings:

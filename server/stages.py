@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from PIL import Image as PILImage
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipelines.endpoint import Image, Picture, Pipeline
+from pipelines.endpoint import Image, ImageField, Picture, Pipeline
 from pipelines.errors import Cancelled, OutOfMemory, PipelineError
 from server.assignment import Assignment
 from server.bodies import FILE
 from server.errors import RequestError, error_response
-from server.files import FileStore
-from server.inputs import fetch
+from server.files import FileStore, file_id_in, new_id
+from server.inputs import FileDownloadError, fetch
+from server.lifecycle import Lifecycle, decision_for
 from server.parameters import parameters
 from server.png import encode
+from server.queue.job import Job
 from server.queue.queue import Queue
 from server.settings import Settings
 
@@ -46,9 +49,17 @@ class Stages:
         request = endpoint.input.model_validate(job.input)
         assignment.say("Preparing")
         with ThreadPoolExecutor(FETCHES_AT_ONCE) as pool:
-            images = list(pool.map(lambda field: fetch(field, self.settings, self.files), request.images()))
+            images = list(pool.map(lambda field: self._fetch(field, job), request.images()))
         assignment.prepared = self.pipelines[endpoint.id].prepare(request.request(), images)
         assignment.seconds += time.monotonic() - began
+
+    def _fetch(self, field: ImageField, job: Job) -> PILImage.Image:
+        """A picture of the request. Raises InputError, also for a file of ours that its owner keeps for itself."""
+        file_id = file_id_in(field.url)
+        entry = self.queue.ledger.find(file_id) if file_id else None
+        if entry and (entry.expires_at <= time.time() or decision_for(entry.acl, entry.owner, job.owner) != "allow"):
+            raise FileDownloadError(field.loc, "The file is not stored here any more, or not for you: upload it.")
+        return fetch(field, self.settings, self.files)
 
     def generate(self, batch: Sequence[Assignment]) -> list[list[Picture]]:
         """The pictures of each job; all of one endpoint and batch key. Stops early only when every job should."""
@@ -80,11 +91,13 @@ class Stages:
         assignment.say("Saving")
         job, output, seed = assignment.job, assignment.endpoint.output, pictures[0].seed
         text = self._parameters(assignment, seed)
-        images = [self._store_patiently(picture, text, job.id) for picture in pictures]
+        images = [self._store_patiently(picture, text, job) for picture in pictures]
         body = output.of(images, seed).model_dump(mode="json")
         metrics = output.metrics([measured(picture, job.id) for picture in pictures])
         log.info("job done", request_id=job.id, seconds=round(assignment.seconds, 3))
-        self._finish(assignment, 200, body, metrics=metrics)
+        if not self._finish(assignment, 200, body, metrics=metrics):
+            # Nobody will ever ask for these, and a deleted request must leave nothing behind.
+            self.files.delete([image.url.removeprefix(FILE) for image in images])
 
     def fail(self, assignment: Assignment, error: Exception) -> None:
         """End a job that `error` stopped. One that was taken away is dropped, one that we leave is given back."""
@@ -109,17 +122,22 @@ class Stages:
             return {}
         return parameters(endpoint, endpoint.input.model_validate(job.input), seed)
 
-    def _store_patiently(self, picture: Picture, text: Mapping[str, str], request_id: str) -> Image:
+    def _store_patiently(self, picture: Picture, text: Mapping[str, str], job: Job) -> Image:
         """`_store`, tried for a while when the disk is full: the picture is too dear to be lost to that."""
         for pause in FINISH_RETRIES_S:
             with contextlib.suppress(OSError):
-                return self._store(picture, text)
-            log.warning("the picture cannot be stored yet", request_id=request_id)
+                return self._store(picture, text, job)
+            log.warning("the picture cannot be stored yet", request_id=job.id)
             time.sleep(pause)
-        return self._store(picture, text)
+        return self._store(picture, text, job)
 
-    def _store(self, picture: Picture, text: Mapping[str, str]) -> Image:
-        stored = self.files.save(encode(picture.image, {**text, **picture.text}), "image/png")
+    def _store(self, picture: Picture, text: Mapping[str, str], job: Job) -> Image:
+        data, file_id = encode(picture.image, {**text, **picture.text}), new_id("image/png")
+        if job.lifecycle:
+            wish = Lifecycle(**job.lifecycle)
+            kept_s = wish.kept_s(self.settings.keep_results_h * 3600)
+            self.queue.ledger.add_result(file_id, job.owner, len(data), kept_s, wish.acl)
+        stored = self.files.save_as(file_id, data)
         height, width, _ = picture.image.shape
         return Image(
             url=FILE + stored.id,
@@ -130,19 +148,27 @@ class Stages:
             height=height,
         )
 
-    def _finish(self, assignment: Assignment, http_status: int, body: dict[str, Any], **more: Any) -> None:
-        """`more`: what else `Queue.finish` takes."""
+    def _finish(self, assignment: Assignment, http_status: int, body: dict[str, Any], **more: Any) -> bool:
+        """Returns False when it is certain that the outcome was dropped: the job was given away, or deleted.
+
+        Args:
+            more: what else `Queue.finish` takes.
+        """
         job, more = assignment.job, {"inference_time": round(assignment.seconds, 6), **more}
+        uncertain = False
         for pause in (*FINISH_RETRIES_S, None):
             try:
                 assignment.flush(self.queue)
-                if not self.queue.finish(job, http_status, body, **more):
-                    log.warning("result dropped: the job was given to another worker", request_id=job.id)
-                return
+                kept = self.queue.finish(job, http_status, body, **more)
+                if not kept:
+                    log.warning("result dropped: the job was given to another worker, or deleted", request_id=job.id)
+                return kept or uncertain
             except SQLAlchemyError as error:
+                uncertain = True  # it may have been stored, and only the answer was lost
                 log.warning("the result cannot be stored yet", request_id=job.id, error=type(error).__name__)
                 if pause is not None:
                     time.sleep(pause)
+        return True
 
 
 def measured(picture: Picture, request_id: str) -> dict[str, float | None]:

@@ -3,11 +3,13 @@
 The authority stays the same when the certificate is issued again: clients trust it once (fal-protocol.md §1.5, §1.6).
 """
 
+import fcntl
 import ipaddress
 import os
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -60,18 +62,34 @@ def issue(folder: Path, names: Sequence[str] = ()) -> TlsFiles:
     """Make the authority below `folder` if there is none, and a new server certificate and key from it.
 
     Args:
-        names: further host names and IP addresses, beside the loopback and fal's ones.
+        names: further host names and IP addresses, beside the loopback and fal's ones; each host name also counts
+            as ``queue.<name>``, which fal-client before 0.11 calls (fal-protocol.md §1.4).
 
     Raises:
         TlsError: the authority is there but unreadable, incomplete or expired.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = TlsFiles(folder)
+    with alone_in(folder):
+        return _issue(TlsFiles(folder), names)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Two processes that issue at once would leave the key of one beside the certificate of the other."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _issue(files: TlsFiles, names: Sequence[str]) -> TlsFiles:
     if not files.authority.exists() and not files.authority_key.exists():
         make_authority(files)
     authority, authority_key = read_authority(files)
     key = ec.generate_private_key(ec.SECP256R1())
-    all_names = list(dict.fromkeys((*LOCAL_NAMES, *FAL_HOSTS, *names)))
+    all_names = list(dict.fromkeys((*LOCAL_NAMES, *FAL_HOSTS, *names, *queue_names(names))))
     certificate = sign_server(all_names, key.public_key(), authority, authority_key)
     chain = certificate.public_bytes(serialization.Encoding.PEM) + authority.public_bytes(serialization.Encoding.PEM)
     write(files.key, pem_of(key), mode=0o600)
@@ -88,6 +106,13 @@ def ensure(folder: Path, names: Sequence[str] = ()) -> TlsFiles:
     if expiry(files.certificate) - datetime.now(UTC) < RENEW_BEFORE or not set(names) <= set(covered):
         return issue(folder, [*covered, *names])
     return files
+
+
+def queue_names(names: Iterable[str]) -> list[str]:
+    """``queue.<name>`` of each of the operator's host names that is neither an address nor such a name already."""
+    known = {*LOCAL_NAMES, *FAL_HOSTS}
+    own = [name for name in names if HOST_NAME.fullmatch(name) and name not in known]
+    return [f"queue.{name}" for name in own if not name.startswith(("queue.", "*."))]
 
 
 def make_authority(files: TlsFiles) -> None:
@@ -192,7 +217,10 @@ def expiry(certificate: Path) -> datetime:
 
 def names_of(certificate: Path) -> list[str]:
     """The DNS names and IP addresses for which this PEM certificate is valid."""
-    extension = read_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    try:
+        extension = read_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
     addresses = [str(address) for address in extension.get_values_for_type(x509.IPAddress)]
     return [*extension.get_values_for_type(x509.DNSName), *addresses]
 

@@ -17,7 +17,6 @@ from typing import Literal
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-import weights
 from pipelines.endpoint import Endpoint, Picture, Pipeline
 from pipelines.errors import Cancelled, DeviceLost, LoadError, OutOfMemory, PipelineError
 from pipelines.profile import Profile
@@ -32,6 +31,7 @@ from server.queue.opening import open_queue
 from server.queue.queue import Queue
 from server.settings import Settings, read_settings
 from server.stages import Stages
+from weights.install import tiny_weights
 
 PULSE_S = 0.2
 IDLE_WORKERS_FIRST_S = 0.05
@@ -53,17 +53,27 @@ def profile_of(settings: Settings) -> Profile:
     device, tiny = settings.resolved_device, settings.weights == "tiny"
     return Profile(
         device=device,
-        dtype=settings.dtype or ("float32" if device == "cpu" else "float16"),
+        dtype=settings.resolved_dtype,
         detector="haar" if tiny else "scrfd",
         max_side=settings.max_side_px,
         final_sigmas=settings.final_sigmas,
         tiny=tiny,
+        graphs=settings.graphs and device != "cpu" and settings.memory_profile in ("auto", "48gb"),
+        compile=settings.compile,
+        compile_cache=settings.resolved_compile_cache_dir,
+        branches=settings.branches,
+        channels_last=device != "cpu",
+        attention=settings.attention,
+        memory=settings.memory_profile,
+        identity_cache_mb=settings.identity_cache_mb,
+        identity_cache_s=settings.identity_cache_s,
+        prepared=not tiny,
     )
 
 
 def weights_root(settings: Settings) -> Path:
     """The folder that holds one folder per endpoint."""
-    return Path(weights.__path__[0]) / "tiny" if settings.weights == "tiny" else settings.resolved_weights_dir
+    return tiny_weights(settings.weights_dir) if settings.weights == "tiny" else settings.resolved_weights_dir
 
 
 class Worker:

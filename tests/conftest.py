@@ -58,7 +58,7 @@ def wire(painting_server: ServerProcess) -> Wire:
 def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The same over HTTPS, with a certificate of its own making."""
     folder = tmp_path_factory.mktemp("tls")
-    with ServerProcess(folder, "serve", "--tls", catalog=PUBLISHED) as server:
+    with ServerProcess(folder, "serve", "--tls", catalog=PUBLISHED, outbound="127.0.0.0/8") as server:
         yield server
 
 

@@ -1,7 +1,10 @@
 """The licences of everything that Veraicon needs but did not write, as LICENCES.md and `veraicon weights` show them."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import date
 
+from weights.lock import Lock
 from weights.manifest import Checkpoint
 
 ORDER = ("no", "unclear", "yes")
@@ -48,4 +51,20 @@ def render(manifest: Mapping[str, Checkpoint]) -> str:
     ]
     head = ["| checkpoint | what | licence | commercial use | why |", "|---|---|---|---|---|"]
     weights = "\n".join(["## Weights that you download", "", *head, *rows])
-    return "\n\n".join([INTRODUCTION, weights, SHIPPED]) + "\n"
+    return "\n\n".join([INTRODUCTION, weights, alternatives(manifest), SHIPPED]) + "\n"
+
+
+def alternatives(manifest: Mapping[str, Checkpoint]) -> str:
+    """What those may take instead who may not use a checkpoint."""
+    rows = [f"| {name} | {one.alternatives} |" for name, one in manifest.items() if one.alternatives]
+    return "\n".join(["## Instead", "", "| checkpoint | what else there is |", "|---|---|", *rows])
+
+
+def unaccepted(checkpoints: Iterable[Checkpoint], lock: Lock) -> list[Checkpoint]:
+    """Those whose licence nobody has accepted in this weights folder yet."""
+    return [one for one in checkpoints if one.name not in lock.licences]
+
+
+def accept(lock: Lock, checkpoints: Iterable[Checkpoint], day: date) -> Lock:
+    """The lock that remembers that somebody accepted these licences on that day."""
+    return replace(lock, licences={**lock.licences, **{one.name: day.isoformat() for one in checkpoints}})

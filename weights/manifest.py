@@ -1,12 +1,13 @@
 """Reads manifest.toml: which bytes each checkpoint is made of, where they come from and where they go."""
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 MANIFEST = Path(__file__).with_name("manifest.toml")
+HUB = "https://huggingface.co"
 
 CommercialUse = Literal["yes", "no", "unclear"]
 
@@ -22,8 +23,14 @@ class File:
     Args:
         path: inside the repository. target: below the weights root, with forward slashes.
         size: exact bytes where known. about_mb: rough size in megabytes, for planning the disk.
-        sha256: hex, or "" where it is not known for certain.
+        sha256: hex, or "" where it is not known for certain: then the hub's own word is taken, and pinned in the lock.
         shapes: name of the key/shape list in weights/shapes/, or "".
+        mirrors: other addresses of the same bytes, tried in turn. `https://host/pack.zip#NAME` is the one file called
+            NAME in an archive, in whichever folder.
+        prepared: target of the file that stands for this one while serving (`veraicon weights prepare`), or "".
+
+    Raises:
+        WeightsError: the target leads out of the weights root.
     """
 
     path: str
@@ -32,6 +39,16 @@ class File:
     about_mb: int = 0
     sha256: str = ""
     shapes: str = ""
+    mirrors: tuple[str, ...] = ()
+    prepared: str = ""
+
+    def __post_init__(self) -> None:
+        for target in (self.target, self.prepared):
+            place = PurePosixPath(target)
+            if place.is_absolute() or ".." in place.parts:
+                raise WeightsError(
+                    f"the manifest puts {self.path} at {target}, outside the weights folder: mend it there"
+                )
 
     @property
     def megabytes(self) -> int:
@@ -44,14 +61,16 @@ class Checkpoint:
     """A named set of files under one licence.
 
     Args:
-        source: ``"hub"`` (Hugging Face) or ``"github-release"`` (then the revision is the release's tag).
+        source: ``"hub"`` (Hugging Face), ``"github-release"`` (then the revision is the release's tag) or ``"url"``
+            (then the repository is the address that every path is appended to).
         revision: "" for the default branch.
         commercial_use: our reading of the licence, `reason` says why; not legal advice.
+        alternatives: what those may take instead who may not use this one.
     """
 
     name: str
     title: str
-    source: Literal["hub", "github-release"]
+    source: Literal["hub", "github-release", "url"]
     repository: str
     revision: str
     licence: str
@@ -59,27 +78,38 @@ class Checkpoint:
     reason: str
     files: tuple[File, ...]
     notes: str = ""
+    alternatives: str = ""
 
     @property
     def page(self) -> str:
         """Where a person reads about it."""
         if self.source == "github-release":
             return f"https://github.com/{self.repository}/releases/tag/{self.revision}"
-        return f"https://huggingface.co/{self.repository}"
+        return self.repository if self.source == "url" else f"{HUB}/{self.repository}"
 
-    def url(self, file: File) -> str:
-        """Where `file` is downloaded from."""
+    def url(self, file: File, hub: str = HUB, revision: str = "") -> str:
+        """Where `file` is downloaded from; `revision` of a hub's repository instead of the manifest's."""
+        if self.source == "url":
+            return f"{self.repository}/{file.path}"
         if self.source == "github-release":
             return f"https://github.com/{self.repository}/releases/download/{self.revision}/{file.path}"
-        return f"https://huggingface.co/{self.repository}/resolve/{self.revision or 'main'}/{file.path}"
+        return f"{hub}/{self.repository}/resolve/{revision or self.revision or 'main'}/{file.path}"
 
 
-def read_manifest(path: Path = MANIFEST) -> dict[str, Checkpoint]:
-    """Every checkpoint by name, in the manifest's order."""
-    return {name: _checkpoint(name, table) for name, table in tomllib.loads(path.read_text("utf-8")).items()}
+def read_manifest(path: Path | None = None) -> dict[str, Checkpoint]:
+    """Every checkpoint by name, in the manifest's order; `path` is a manifest in place of ours.
+
+    Raises:
+        WeightsError: naming the manifest, and what cannot be understood in it.
+    """
+    path = path or MANIFEST
+    try:
+        return {name: _checkpoint(name, table) for name, table in tomllib.loads(path.read_text("utf-8")).items()}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise WeightsError(f"{path} is no manifest of weights: {error}. docs/weights.md shows one") from error
 
 
-def select(names: Iterable[str], manifest: dict[str, Checkpoint]) -> list[Checkpoint]:
+def select(names: Iterable[str], manifest: Mapping[str, Checkpoint]) -> list[Checkpoint]:
     """The named checkpoints, each once, in the order given. Raises WeightsError for an unknown name."""
     unknown = sorted(set(names := list(names)) - manifest.keys())
     if unknown:
@@ -88,5 +118,5 @@ def select(names: Iterable[str], manifest: dict[str, Checkpoint]) -> list[Checkp
 
 
 def _checkpoint(name: str, table: dict[str, Any]) -> Checkpoint:
-    files = tuple(File(**file) for file in table["files"])
+    files = tuple(File(**{**file, "mirrors": tuple(file.get("mirrors", ()))}) for file in table["files"])
     return Checkpoint(name=name, **{**table, "files": files})

@@ -30,13 +30,22 @@ def place_of(path: Path) -> Path:
     return next((one for one in candidates if one.is_file()), path)
 
 
-def missing_shards(index: Path) -> list[str]:
-    """Names in a shard index of files that are not beside it. Raises WeightsError when it is no such index."""
+def source_of(path: Path) -> Path:
+    """A pickle itself while it is there, whatever was made of it; else what the loader takes."""
+    return path if path.suffix in PICKLES and path.is_file() else place_of(path)
+
+
+def shards_of(index: Path) -> list[str]:
+    """The names of the files that an index of shards names. Raises WeightsError when it is no such index."""
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{index} is no index of shards ({error!r}): download it again") from error
-    return [name for name in names if not (index.parent / name).is_file()]
+
+
+def missing_shards(index: Path) -> list[str]:
+    """Names in a shard index of files that are not beside it. Raises WeightsError when it is no such index."""
+    return [name for name in shards_of(index) if not (index.parent / name).is_file()]
 
 
 def is_whole_pickle(path: Path) -> bool:

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from insightface.app.common import Face as RecognisedFace
-from insightface.model_zoo import ArcFaceONNX
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
@@ -65,6 +63,8 @@ class FaceAnalyser:
 
     def largest(self, image: PILImage.Image, retry: bool = True) -> Face | None:
         """The face with the largest box, as in both upstream programs; of equal ones the last found."""
+        from insightface.app.common import Face as RecognisedFace  # noqa: PLC0415  see load_faces
+
         bgr = np.ascontiguousarray(_rgb(image)[:, :, ::-1])
         found = sorted(find(self._detector, bgr, retry), key=_area)
         if not found:
@@ -88,6 +88,8 @@ def load_faces(folder: Path, profile: Profile, shelf: Shelf | None = None) -> Fa
     Raises:
         LoadError: a file is missing or is not what its name says, or onnxruntime cannot use `profile.device`.
     """
+    from insightface.model_zoo import ArcFaceONNX  # noqa: PLC0415  not needed where faces are given, as on a bare GPU
+
     # insightface's alignment calls what scikit-image has deprecated, once per face
     warnings.filterwarnings("ignore", ".*estimate.*is deprecated", FutureWarning, module="insightface")
     names = [ARCFACE_FILE] if profile.detector == "haar" else [SCRFD_FILE, ARCFACE_FILE]

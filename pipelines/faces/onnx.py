@@ -1,15 +1,16 @@
 """ONNX files opened, through insightface or as they are, on exactly the device that was asked for."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import onnxruntime
-from insightface.model_zoo import SCRFD, ArcFaceONNX, get_model
 
 from pipelines.errors import LoadError
 
-Model = TypeVar("Model", SCRFD, ArcFaceONNX)
+if TYPE_CHECKING:  # a machine without onnxruntime and insightface can do everything but look at photos
+    import onnxruntime
+
+Model = TypeVar("Model", bound=Any)
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
@@ -25,11 +26,13 @@ def open_model(path: Path, kind: type[Model], device: str) -> Model:
     Raises:
         LoadError: the file is missing, is no ONNX model of that kind, or `device` cannot be had.
     """
+    from insightface.model_zoo import get_model  # noqa: PLC0415  see above
+
     require_file(path)
     provider = provider_of(device)
     options = {"device_id": device.partition(":")[2] or "0"} if provider == CUDA else {}
     try:
-        model = get_model(str(path), providers=[provider], provider_options=[options])
+        model: Any = get_model(str(path), providers=[provider], provider_options=[options])
     except Exception as error:  # onnxruntime raises a dozen unrelated types for a file that it cannot read
         raise LoadError(f"{path} cannot be opened as an ONNX model; download it again. onnxruntime: {error}") from error
     if not isinstance(model, kind):
@@ -38,8 +41,10 @@ def open_model(path: Path, kind: type[Model], device: str) -> Model:
     return model
 
 
-def open_session(path: Path, device: str) -> onnxruntime.InferenceSession:
+def open_session(path: Path, device: str) -> "onnxruntime.InferenceSession":
     """Open one ONNX file as it is. Raises LoadError: it is missing or no ONNX model, or `device` cannot be had."""
+    import onnxruntime  # noqa: PLC0415  see above
+
     require_file(path)
     provider = provider_of(device)
     options = {"device_id": device.partition(":")[2] or "0"} if provider == CUDA else {}
@@ -77,11 +82,13 @@ def require_file(path: Path) -> None:
         return
     nested = path.parent / path.parent.name / path.name
     hint = f"; it lies one folder too deep, in {nested.parent}: move it up" if nested.is_file() else ""
-    raise LoadError(f"{path} is missing{hint}. `veraicon weights list` names every file and where it goes.")
+    raise LoadError(f"{path} is missing{hint}. `veraicon weights pull` gets it.")
 
 
 def provider_of(device: str) -> str:
     """onnxruntime's name for `device`. Raises LoadError when it is unknown or this onnxruntime was built without it."""
+    import onnxruntime  # noqa: PLC0415  see above
+
     if device == "cpu":
         return CPU
     if device.partition(":")[0] != "cuda":

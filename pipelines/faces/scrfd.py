@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from insightface.model_zoo import SCRFD
 from numpy.typing import NDArray
 
 from pipelines.errors import LoadError
@@ -27,6 +26,8 @@ class ScrfdDetector:
 
     def __init__(self, folder: Path, device: str) -> None:
         """Open `folder`/scrfd_10g_bnkps.onnx and run every input size once. Raises LoadError."""
+        from insightface.model_zoo import SCRFD  # noqa: PLC0415  see pipelines.faces.onnx
+
         path = folder / FILE
         self._model = open_model(path, SCRFD, device)
         if not self._model.use_kps:

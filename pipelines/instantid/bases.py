@@ -18,7 +18,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from pipelines.instantid.lora import LoRAUse, load_lcm_unet
 from pipelines.profile import Profile
 from pipelines.sdxl.attention import install_attention
-from pipelines.sdxl.load import ENCODERS, load_encoder, load_vae, place, resolve_device, single_file_of
+from pipelines.sdxl.load import ENCODERS, load_encoder, load_vae, settle, single_file_of
 from pipelines.shelf import Shelf
 
 FOLDER, FILE_END = "bases", ".safetensors"
@@ -48,6 +48,11 @@ class Bases:
         self.names = tuple(names)
         self._read = read
         self._resident: tuple[str, Networks] | None = None
+
+    @property
+    def resident(self) -> str | None:
+        """The base that is in memory now."""
+        return self._resident and self._resident[0]
 
     def take(self, name: str) -> Networks:
         """The networks of a registered base; called by the thread that generates, and by no other.
@@ -92,7 +97,7 @@ def read_base(folder: Path, name: str, profile: Profile, lora: LoRAUse, shelf: S
     default, base = folder / "base", folder / FOLDER / name
     unet = load_lcm_unet(folder, base, profile, lora)
     install_attention(unet, fuse=lora != "unfused")
-    own: Networks = {"unet": place(unet, resolve_device(profile))}
+    own: Networks = {"unet": settle(unet, profile)}
     for encoder in ENCODERS:
         if brings(base, encoder):
             own[encoder] = load_encoder(encoder, base, profile, shelf, configs=default)

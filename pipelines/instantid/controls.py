@@ -98,7 +98,7 @@ class Estimators:
             raise FeatureNotSupported(
                 FIELD,
                 f"This server cannot make a {name} image from a photo: its operator has not installed the estimator "
-                f"(`veraicon weights list {source.checkpoint}`). Choose canny, or null for none.",
+                f"(`veraicon weights pull {source.checkpoint}`). Choose canny, or null for none.",
             )
         return source.load(folder, self._profile)
 

@@ -3,7 +3,7 @@
 IdentityNet is a stock ControlNet whose context is the face tokens; the others attend to the text.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch.nn import functional
 from pipelines.instantid.photo import Box, Size
 from pipelines.profile import Profile
 from pipelines.sdxl.attention import Context, install_attention
-from pipelines.sdxl.load import place, read_net, resolve_device
+from pipelines.sdxl.load import read_net, settle
 
 LATENT_SCALE = 8
 """Pixels per latent."""
@@ -81,26 +81,13 @@ class ControlBranch:
         return [x * self.masks[x.shape[2], x.shape[3]] for x in (*down, mid)]
 
 
-def sum_residuals(
-    branches: Iterable[ControlBranch], latents: Tensor, timestep: Tensor
-) -> tuple[list[Tensor] | None, Tensor | None]:
-    """The branches' residuals, added up: skip connections and middle as the UNet takes them; None without any."""
-    columns = [branch.residuals(latents, timestep) for branch in branches]
-    if not columns:
-        return None, None
-    total, *others = columns
-    for residuals in others:
-        total = [a + b for a, b in zip(total, residuals, strict=True)]
-    return total[:-1], total[-1]
-
-
 def load_control_net(folder: Path, profile: Profile) -> ControlNetModel:
     """A ControlNet made ready for the loop, on the profile's device.
 
     Raises:
         LoadError: naming the folder and what is missing, unexpected or misshapen in it.
     """
-    return place(adapt_control_net(read_net(ControlNetModel, folder, profile)), resolve_device(profile))
+    return settle(adapt_control_net(read_net(ControlNetModel, folder, profile)), profile)
 
 
 def adapt_control_net(net: ControlNetModel) -> ControlNetModel:

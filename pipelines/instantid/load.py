@@ -18,7 +18,7 @@ from pipelines.instantid.lora import LoRAUse, load_lcm_unet
 from pipelines.instantid.resampler import Resampler
 from pipelines.profile import Profile
 from pipelines.sdxl.attention import IdentityLayers, install_attention
-from pipelines.sdxl.load import load_parts, place, read_device, resolve_device
+from pipelines.sdxl.load import load_parts, read_device, resolve_device, settle
 from pipelines.shelf import Shelf
 
 NAMES = ("to_k_ip", "to_v_ip")
@@ -32,7 +32,7 @@ def load_networks(folder: Path, profile: Profile, lora: LoRAUse, shelf: Shelf) -
 
 def build_networks(folder: Path, profile: Profile, lora: LoRAUse, shelf: Shelf) -> dict[str, Any]:
     """The components on the profile's device; on the meta device from the files' names and shapes alone."""
-    device, base = resolve_device(profile), folder / "base"
+    base = folder / "base"
     unet = load_lcm_unet(folder, base, profile, lora)
     install_attention(unet, fuse=lora != "unfused")
     parts = load_parts(base, profile, shelf)
@@ -42,7 +42,7 @@ def build_networks(folder: Path, profile: Profile, lora: LoRAUse, shelf: Shelf) 
         "text_encoder_2": parts.text_encoder_2,
         "tokenizer": parts.tokenizer,
         "tokenizer_2": parts.tokenizer_2,
-        "unet": place(unet, device),
+        "unet": settle(unet, profile),
         **load_adapter(folder, unet, profile),
         "identity_net": load_control_net(folder / "ControlNetModel", profile),
         "controlnets": load_control_nets(folder, profile),
@@ -52,14 +52,13 @@ def build_networks(folder: Path, profile: Profile, lora: LoRAUse, shelf: Shelf) 
 
 def load_adapter(folder: Path, unet: UNet2DConditionModel, profile: Profile) -> dict[str, nn.Module]:
     """InstantID's IP-adapter: the Resampler, and the identity layers in the UNet's dtype."""
-    device = resolve_device(profile)
-    state, file = load_state(folder / "ip-adapter", read_device(profile))
+    state, file = load_state(folder / "ip-adapter", read_device(profile), prepared=profile.prepared)
     sections = split_sections(state, file)
     with torch.device("meta"):  # what is built here takes its tensors from the file
         layers = IdentityLayers.from_state(sections["ip_adapter"], unet, NAMES, file)
     return {
-        "identity_layers": place(layers, device),
-        "resampler": place(Resampler.from_state(sections["image_proj"], file), device),
+        "identity_layers": settle(layers, profile),
+        "resampler": settle(Resampler.from_state(sections["image_proj"], file), profile),
     }
 
 

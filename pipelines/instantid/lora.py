@@ -10,12 +10,15 @@ from diffusers.loaders.lora_pipeline import StableDiffusionXLLoraLoaderMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Size, Tensor, nn
 
-from pipelines.checkpoint import check_fit, keep, read_tensors
+from pipelines.checkpoint import check_fit, keep, read_tensors, require_prepared
 from pipelines.errors import LoadError
 from pipelines.profile import Profile
-from pipelines.sdxl.load import dtype_of, empty_net, fill, read_device, read_part
+from pipelines.sdxl.load import dtype_of, empty_net, fill, load_unet, read_device, read_part
 
 FILE = "pytorch_lora_weights.safetensors"
+FUSED = "lcm_unet.safetensors"
+"""The default base's UNet with the LoRA in it, as `pipelines.prepare` writes it."""
+
 LoRAUse = Literal["fused", "unfused", "none"]
 
 PREFIX = "lora_unet_"
@@ -75,6 +78,8 @@ def load_lcm_unet(folder: Path, base: Path, profile: Profile, lora: LoRAUse) -> 
     Args:
         folder: InstantID's, with the LoRA and the default base. base: whose numbers are read.
     """
+    if profile.prepared and lora == "fused" and base == folder / "base":
+        return load_unet(base, profile, require_prepared(folder / FUSED))
     file = folder / FILE
     unet = empty_net(UNet2DConditionModel, folder / "base" / "unet")
     change = keep if lora == "none" else read_lora(file, unet, read_device(profile)).fuse

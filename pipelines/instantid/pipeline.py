@@ -3,27 +3,27 @@
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from PIL import Image
 from torch import Tensor
+from torch.nn import Module
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from pipelines.cache import digest
 from pipelines.endpoint import OnStep
 from pipelines.faces.analysis import FaceAnalysis, load_faces
 from pipelines.faces.similarity import Likeness
 from pipelines.instantid.bases import Base, Bases, find_bases
-from pipelines.instantid.conditioning import control_branches, rows, unet_context
+from pipelines.instantid.conditioning import control_branches, face_embeddings, unet_context
 from pipelines.instantid.controls import Estimators, control_image
 from pipelines.instantid.endpoint import Control, InstantIDRequest, Style
-from pipelines.instantid.identity_net import ControlNets, sum_residuals
+from pipelines.instantid.identity_net import ControlNets
 from pipelines.instantid.load import load_networks
 from pipelines.instantid.lora import LoRAUse
 from pipelines.instantid.prepared import (
@@ -35,17 +35,21 @@ from pipelines.instantid.prepared import (
 )
 from pipelines.instantid.prompt_weights import encode_weighted
 from pipelines.instantid.resampler import Resampler
+from pipelines.instantid.step import InstantIDStep
+from pipelines.memory import decode_scratch, step_scratch
 from pipelines.profile import Profile
 from pipelines.sdxl.attention import IdentityLayers
 from pipelines.sdxl.decode import deal, decode, deliver
-from pipelines.sdxl.denoise import Step, denoise, draw_noise, guide, resolve_seed, time_ids
-from pipelines.sdxl.device import device_failures
+from pipelines.sdxl.denoise import Step, denoise, draw_noise, resolve_seed, time_ids
+from pipelines.sdxl.device import attention_kernels, device_failures
+from pipelines.sdxl.load import resolved
+from pipelines.sdxl.pipeline import SDXLPipeline
 from pipelines.sdxl.samplers import lcm_table
 from pipelines.sdxl.text import Prompt
 from pipelines.shelf import Shelf
 
 
-class InstantIDPipeline(DiffusionPipeline):
+class InstantIDPipeline(SDXLPipeline):
     """SDXL whose cross attentions also attend to face tokens, steered by IdentityNet and other ControlNets.
 
     Every network is a registered component; the face analyser is not. `load` is the one way to make it.
@@ -54,6 +58,7 @@ class InstantIDPipeline(DiffusionPipeline):
         max_side: longest side in pixels of a picture whose size follows the photo.
         bases: the base models that requests may name instead of the registered components.
         estimators: what draws control images from the photo; canny alone without it.
+        profile / shelf: how it is run; as it is without a profile (pipelines/sdxl/pipeline.py).
     """
 
     def __init__(  # noqa: PLR0913  diffusers reads the components from this signature
@@ -73,6 +78,8 @@ class InstantIDPipeline(DiffusionPipeline):
         max_side: int = 1280,
         bases: Bases | None = None,
         estimators: Estimators | None = None,
+        profile: Profile | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -90,6 +97,7 @@ class InstantIDPipeline(DiffusionPipeline):
         )
         self.faces = faces
         self.max_side = max_side
+        self.run_as(profile, unet.device, shelf)
         self.bases = bases or Bases()
         self.estimators = estimators or Estimators()
 
@@ -110,12 +118,20 @@ class InstantIDPipeline(DiffusionPipeline):
             faces: the face analyser; None loads the real one from the folder beside.
             lora: how LCM's LoRA joins the UNet; unfused keeps its layers apart, none leaves it out.
         """
-        shelf = shelf or Shelf()
+        shelf, profile = shelf or Shelf(), resolved(profile)
         faces = faces or load_faces(folder.parent / "antelopev2", profile, shelf)
         networks = load_networks(folder, profile, lora, shelf)
         bases = find_bases(folder, profile, lora, shelf)
         estimators = Estimators(folder.parent, profile)
-        return cls(**networks, faces=faces, max_side=profile.max_side, bases=bases, estimators=estimators)
+        return cls(
+            **networks,
+            faces=faces,
+            max_side=profile.max_side,
+            bases=bases,
+            estimators=estimators,
+            profile=profile,
+            shelf=shelf,
+        )
 
     def prepare(self, request: InstantIDRequest, images: Sequence[Image.Image]) -> InstantIDPrepared:
         """Choose the size, find the largest face in the photo, draw the control images, tokenise the text.
@@ -135,7 +151,7 @@ class InstantIDPipeline(DiffusionPipeline):
             size=size,
             prompt=prompt,
             negative=negative,
-            person=None if photo is None else find_person(self.faces, photo, request.enhance_face_region),
+            person=None if photo is None else find_person(self.known_faces, photo, request.enhance_face_region),
             controls=tuple(control_image(c, photo, size, self.estimators) for c in request.controls if c.scale != 0),
         )
 
@@ -152,14 +168,26 @@ class InstantIDPipeline(DiffusionPipeline):
         Returns:
             per request a list of one Picture, or of one Raw.
         """
-        prompt = self.encode_prompt(prepared)
-        face = self.encode_face(prepared)
-        latents, *fresh = self.draw_latents(prepared)
-        step = self.make_step(prepared, prompt, face, fresh)
-        latents = denoise(step, latents, prepared[0].request.num_inference_steps, on_step)
+        first, base, visit = prepared[0], self.base(prepared), self.residents.visit
+        with visit(base.text_encoder, base.text_encoder_2):
+            prompt = self.encode_prompt(prepared)
+        with visit(self.resampler):
+            face = self.encode_face(prepared)
+        room = step_scratch(len(prompt.pooled), *first.size)
+        with visit(*self.steering_nets(prepared), scratch=room), attention_kernels(self.attention):
+            latents, *fresh = self.draw_latents(prepared)
+            step = self.make_step(prepared, prompt, face, fresh)
+            latents = denoise(step, latents, first.request.num_inference_steps, on_step)
         seeds, people = [p.seed for p in prepared], [self.likeness(p) for p in prepared]
-        pictures = deliver(latents, decode(self.base(prepared).vae, latents), seeds, people, output_type)
+        with visit(base.vae, scratch=decode_scratch(*first.size, base.vae.dtype.itemsize)):
+            pictures = deliver(latents, decode(base.vae, latents), seeds, people, output_type)
         return deal(pictures, [1] * len(prepared))
+
+    def steering_nets(self, prepared: Sequence[InstantIDPrepared]) -> list[Module]:
+        """The networks that a step of this batch runs."""
+        first, unet = prepared[0], self.base(prepared).unet
+        controls = [self.controlnets[control.name] for control in first.controls]
+        return [unet, self.identity_layers, *[self.identity_net] * first.has_identity_net, *controls]
 
     def likeness(self, prepared: InstantIDPrepared) -> Likeness | None:
         """Whom the picture is to show."""
@@ -168,6 +196,9 @@ class InstantIDPipeline(DiffusionPipeline):
     def base(self, prepared: Sequence[InstantIDPrepared]) -> Base:
         """The networks of the base that the batch asks for: the components, and in their place what the base brings."""
         name = prepared[0].request.model_name
+        if name and self.bases.resident not in (None, name):  # its place is about to be taken
+            self.runner.clear()
+            self.residents.clear()
         default = {field.name: getattr(self, field.name) for field in fields(Base)}
         return Base(**(default | (self.bases.take(name) if name else {})))
 
@@ -177,17 +208,16 @@ class InstantIDPipeline(DiffusionPipeline):
         if prepared[0].guided:
             texts = [p.negative for p in prepared] + texts
         base = self.base(prepared)
-        return encode_weighted((base.text_encoder, base.text_encoder_2), texts)
+        key = ("text", prepared[0].request.model_name, *texts)
+        return self.cache.get(key, lambda: encode_weighted((base.text_encoder, base.text_encoder_2), texts))
 
     def encode_face(self, prepared: Sequence[InstantIDPrepared]) -> Tensor | None:
         """Face tokens (B, N, 2048); the unconditional ones are the Resampler's answer to a zero embedding (§A11)."""
-        people = [p.person for p in prepared if p.person and (p.has_adapter or p.has_identity_net)]
-        if not people:
+        embeddings, resampler = face_embeddings(prepared), self.resampler
+        if embeddings is None:
             return None
-        embeddings = torch.from_numpy(np.stack([person.embedding for person in people]))[:, None]
-        if prepared[0].guided:
-            embeddings = torch.cat([torch.zeros_like(embeddings), embeddings])
-        return self.resampler(embeddings.to(self.resampler.device, self.resampler.dtype))
+        given = torch.from_numpy(embeddings).to(resampler.device, resampler.dtype)
+        return self.cache.get(("tokens", digest(embeddings)), lambda: resampler(given))
 
     def draw_latents(self, prepared: Sequence[InstantIDPrepared]) -> Tensor:
         """The initial latents, then the fresh noise of each step but the last, every request's from its own generator.
@@ -204,28 +234,26 @@ class InstantIDPipeline(DiffusionPipeline):
         self, prepared: Sequence[InstantIDPrepared], prompt: Prompt, face: Tensor | None, fresh: Sequence[Tensor]
     ) -> Step:
         """Project and place everything constant, then return the step: static shapes, no device sync."""
-        first, unet, dtype = prepared[0], self.base(prepared).unet, self.unet.dtype
+        first, unet = prepared[0], self.base(prepared).unet
         table = lcm_table(self.scheduler, first.request.num_inference_steps, unet.device)
         sizes = time_ids(*first.size, batch=len(prompt.pooled), like=prompt.pooled)
         added = {"text_embeds": prompt.pooled, "time_ids": sizes}
-        context = unet_context(unet, self.identity_layers, prepared, prompt, face)
-        branches = control_branches((self.identity_net, self.controlnets), prepared, prompt, face, added)
         scales = torch.tensor([p.request.guidance_scale for p in prepared], device=unet.device)
-        guidance = scales.view(-1, 1, 1, 1) if first.guided else None
+        run = self.runner.bind(
+            InstantIDStep(
+                unet=unet,
+                context=unet_context(unet, self.identity_layers, prepared, prompt, face),
+                nets=tuple(control_branches((self.identity_net, self.controlnets), prepared, prompt, face, added)),
+                together=self.branches,
+                added=added,
+                guidance=scales.view(-1, 1, 1, 1) if first.guided else None,
+                dtype=unet.dtype,
+            )
+        )
 
         def step(latents: Tensor, i: int) -> Tensor:
-            x = rows(prepared, latents.to(dtype))
-            down, mid = sum_residuals(branches, x, table.timesteps[i])
-            noise = unet(
-                x,
-                table.timesteps[i],
-                encoder_hidden_states=context,  # pyright: ignore[reportArgumentType]
-                added_cond_kwargs=added,
-                down_block_additional_residuals=down,  # pyright: ignore[reportArgumentType]
-                mid_block_additional_residual=mid,
-                return_dict=False,
-            )[0]
-            return table.step(latents, guide(noise, guidance), i, fresh[i] if i < len(fresh) else None)
+            noise = fresh[i] if i < len(fresh) else torch.zeros_like(latents)
+            return run(table.timesteps[i], table.coefficients[i], noise, latents)[0]
 
         return step
 
@@ -269,18 +297,4 @@ class InstantIDPipeline(DiffusionPipeline):
             model_name=model_name,
         )
 
-        def on_step(step: int, total: int) -> bool:
-            if callback_on_step_end:
-                callback_on_step_end(self, step - 1, total, {})
-            return False
-
-        prepared = [self.prepare(request, [image] if image else [])]
-        if output_type == "latent":
-            return [raw.latents for raw in self.generate(prepared, on_step, "raw")[0]]
-        return [Image.fromarray(picture.image) for picture in self.generate(prepared, on_step)[0]]
-
-    def save_pretrained(self, *_: object, **__: object) -> NoReturn:
-        """Refused: a plain diffusers save would drop the identity layers' place in the UNet."""
-        raise NotImplementedError(
-            "InstantIDPipeline cannot be saved by diffusers; `python -m pipelines.prepare FOLDER` converts weights"
-        )
+        return self.generate_one(self.prepare(request, [image] if image else []), output_type, callback_on_step_end)

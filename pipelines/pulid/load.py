@@ -1,5 +1,6 @@
 """Read PuLID's parts from its folder (layout: weights/tiny/pulid; pulid.md §A11, §B)."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pipelines.pulid.nets.bisenet import BiSeNet
 from pipelines.pulid.nets.eva import EVAVisionTower
 from pipelines.pulid.nets.id_encoder import IDEncoder
 from pipelines.sdxl.attention import IdentityLayers, install_attention
-from pipelines.sdxl.load import load_parts, load_unet, place, read_device, resolve_device
+from pipelines.sdxl.load import load_parts, load_unet, read_device, resolve_device, settle
 from pipelines.shelf import Shelf
 
 ENCODER, LAYERS = "id_adapter", "id_adapter_attn_layers"
@@ -33,38 +34,38 @@ def load_networks(folder: Path, profile: Profile, shelf: Shelf) -> dict[str, Any
 
 def build_networks(folder: Path, profile: Profile, shelf: Shelf) -> dict[str, Any]:
     """The components on the profile's device; on the meta device from the files' names and shapes alone."""
-    device, base = resolve_device(profile), folder / "sdxl_base"
+    base = folder / "sdxl_base"
     lightning = folder / "sdxl_lightning" / "sdxl_lightning_4step_unet.safetensors"
     parts = load_parts(base, profile, shelf)
     unet = load_unet(base, profile, lightning)
     install_attention(unet)
-    eva = load_state(folder / "eva_clip" / "EVA02_CLIP_L_336_psz14_s6B", read_device(profile))
-    parser = load_state(folder / "facexlib" / "parsing_bisenet", read_device(profile))
+    read = partial(load_state, device=read_device(profile), prepared=profile.prepared)
+    eva = read(folder / "eva_clip" / "EVA02_CLIP_L_336_psz14_s6B")
+    parser = read(folder / "facexlib" / "parsing_bisenet")
     return {
         "vae": parts.vae,
         "text_encoder": parts.text_encoder,
         "text_encoder_2": parts.text_encoder_2,
         "tokenizer": parts.tokenizer,
         "tokenizer_2": parts.tokenizer_2,
-        "unet": place(unet, device),
+        "unet": settle(unet, profile),
         **load_identity(folder / "pulid" / "pulid_v1", unet, profile),
-        "eva": place(EVAVisionTower.from_state(*eva), device),
-        "face_parser": place(BiSeNet.from_state(*parser), device),
+        "eva": settle(EVAVisionTower.from_state(*eva), profile),
+        "face_parser": settle(BiSeNet.from_state(*parser), profile),
         "scheduler": load_scheduler(base / "scheduler", profile.final_sigmas),
     }
 
 
 def load_identity(stem: Path, unet: UNet2DConditionModel, profile: Profile) -> dict[str, nn.Module]:
     """PuLID's own networks: the IDEncoder in float32, and the identity layers in the UNet's dtype."""
-    device = resolve_device(profile)
-    state, file = load_state(stem, read_device(profile))
+    state, file = load_state(stem, read_device(profile), prepared=profile.prepared)
     if strange := [key for key in state if key.split(".")[0] not in {ENCODER, LAYERS}]:
         raise LoadError(f"{file} is no PuLID v1 checkpoint: it holds {strange[0]} (and {len(strange) - 1} more)")
     with torch.device("meta"):  # what is built here takes its tensors from the file
         layers = IdentityLayers.from_state(part(state, LAYERS), unet, KEY_VALUE, file)
     return {
-        "identity_layers": place(layers, device),
-        "id_encoder": place(IDEncoder.from_state(part(state, ENCODER), file), device),
+        "identity_layers": settle(layers, profile),
+        "id_encoder": settle(IDEncoder.from_state(part(state, ENCODER), file), profile),
     }
 
 

@@ -3,23 +3,24 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from pipelines.cache import digest
 from pipelines.endpoint import OnStep
 from pipelines.errors import FaceNotFound
 from pipelines.faces.analysis import FaceAnalysis, load_faces
 from pipelines.faces.similarity import Likeness
+from pipelines.memory import decode_scratch, step_scratch
 from pipelines.profile import Profile
 from pipelines.pulid.endpoint import PuLIDRequest
 from pipelines.pulid.identity import encode_photos, merge_photos
@@ -28,6 +29,7 @@ from pipelines.pulid.nets.bisenet import BiSeNet
 from pipelines.pulid.nets.eva import EVAVisionTower
 from pipelines.pulid.nets.id_encoder import IDEncoder
 from pipelines.pulid.prepared import PuLIDPrepared, shrink, stack_halves
+from pipelines.pulid.step import PuLIDStep
 from pipelines.sdxl.attention import (
     EXTREME_STYLE,
     FIDELITY,
@@ -38,8 +40,10 @@ from pipelines.sdxl.attention import (
     text_keys_values,
 )
 from pipelines.sdxl.decode import deal, decode, deliver
-from pipelines.sdxl.denoise import Step, denoise, draw_noise, guide, resolve_seed, time_ids
-from pipelines.sdxl.device import device_failures
+from pipelines.sdxl.denoise import Step, denoise, draw_noise, resolve_seed, time_ids
+from pipelines.sdxl.device import attention_kernels, device_failures
+from pipelines.sdxl.load import resolved
+from pipelines.sdxl.pipeline import SDXLPipeline
 from pipelines.sdxl.samplers import dpm_table
 from pipelines.sdxl.text import Prompt, encode_texts
 from pipelines.shelf import Shelf
@@ -51,7 +55,7 @@ MODES: dict[str, IdentityMode] = {
 }
 
 
-class PuLIDPipeline(DiffusionPipeline):
+class PuLIDPipeline(SDXLPipeline):
     """SDXL-Lightning whose cross attentions also attend to identity tokens.
 
     Every network is a registered component; the face analyser is not. `load` is the one way to make it.
@@ -74,6 +78,8 @@ class PuLIDPipeline(DiffusionPipeline):
         face_parser: BiSeNet,
         scheduler: DPMSolverMultistepScheduler,
         faces: FaceAnalysis | None = None,
+        profile: Profile | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -90,6 +96,7 @@ class PuLIDPipeline(DiffusionPipeline):
             scheduler=scheduler,
         )
         self.faces = faces
+        self.run_as(profile, unet.device, shelf)
         with torch.inference_mode():
             self.unconditional_identity = id_encoder.unconditional()
 
@@ -108,9 +115,9 @@ class PuLIDPipeline(DiffusionPipeline):
             shelf: what other pipelines of this process have loaded already.
             faces: the face analyser; None loads the real one from the folder beside.
         """
-        shelf = shelf or Shelf()
+        shelf, profile = shelf or Shelf(), resolved(profile)
         faces = faces or load_faces(folder.parent / "antelopev2", profile, shelf)
-        return cls(**load_networks(folder, profile, shelf), faces=faces)
+        return cls(**load_networks(folder, profile, shelf), faces=faces, profile=profile, shelf=shelf)
 
     def prepare(self, request: PuLIDRequest, images: Sequence[Image.Image]) -> PuLIDPrepared:
         """Find and align the largest face of every photo, in order.
@@ -126,7 +133,7 @@ class PuLIDPipeline(DiffusionPipeline):
         """Aligned crop and raw embedding of one photo's largest face."""
         assert self.faces is not None
         photo = shrink(image)
-        face = self.faces.largest(photo)
+        face = (self.known_faces or self.faces).largest(photo)
         if face is None:
             raise FaceNotFound(("reference_images", index, "image_url"))
         return self.faces.crop(photo, face), face.embedding
@@ -144,18 +151,21 @@ class PuLIDPipeline(DiffusionPipeline):
         Returns:
             per request a list of Picture, or of Raw.
         """
-        identity = self.encode_identity(prepared)
-        prompt = self.encode_prompt(prepared)
-        latents = self.draw_latents(prepared)
-        latents = denoise(
-            self.make_step(prepared, prompt, identity, latents),
-            latents,
-            prepared[0].request.num_inference_steps,
-            on_step,
-        )
+        request, visit = prepared[0].request, self.residents.visit
+        size = (request.width, request.height)
+        with visit(self.face_parser, self.eva, self.id_encoder):
+            tokens = self.encode_photos(prepared)
+        with visit(self.text_encoder, self.text_encoder_2):
+            prompt = self.encode_prompt(prepared)
+        room = step_scratch(len(prompt.pooled), *size)
+        with visit(self.unet, self.identity_layers, scratch=room), attention_kernels(self.attention):
+            latents = self.draw_latents(prepared)
+            step = self.make_step(prepared, prompt, self.project_identity(prepared, tokens), latents)
+            latents = denoise(step, latents, request.num_inference_steps, on_step)
         sources = [p for p in prepared for _ in range(p.request.num_images)]
         seeds, people = [p.seed for p in sources], [self.likeness(p) for p in sources]
-        pictures = deliver(latents, decode(self.vae, latents), seeds, people, output_type)
+        with visit(self.vae, scratch=decode_scratch(*size, self.vae.dtype.itemsize)):
+            pictures = deliver(latents, decode(self.vae, latents), seeds, people, output_type)
         return deal(pictures, [p.request.num_images for p in prepared])
 
     def likeness(self, prepared: PuLIDPrepared) -> Likeness | None:
@@ -164,27 +174,37 @@ class PuLIDPipeline(DiffusionPipeline):
 
     def encode_identity(self, prepared: Sequence[PuLIDPrepared]) -> Identity | None:
         """Keys and values of the identity for every picture of the batch, (unconditional, conditional) when guided."""
+        return self.project_identity(prepared, self.encode_photos(prepared))
+
+    def encode_photos(self, prepared: Sequence[PuLIDPrepared]) -> Tensor | None:
+        """The tokens (P, 10, width) of all photos of the batch; None without an identity."""
         if not prepared[0].has_identity:
             return None
         crops = [crop for p in prepared for crop in p.crops]
         embeddings = [embedding for p in prepared for embedding in p.embeddings]
-        photos = encode_photos((self.face_parser, self.eva, self.id_encoder), crops, embeddings)
-        photos = photos.split([len(p.crops) for p in prepared])
+        nets = (self.face_parser, self.eva, self.id_encoder)
+        return self.cache.get(("tokens", digest(*crops, *embeddings)), lambda: encode_photos(nets, crops, embeddings))
+
+    def project_identity(self, prepared: Sequence[PuLIDPrepared], tokens: Tensor | None) -> Identity | None:
+        """Keys and values of the tokens that `encode_photos` gave."""
+        if tokens is None:
+            return None
+        photos = tokens.split([len(p.crops) for p in prepared])
+        nobody = self.unconditional_identity.to(tokens.device)
         conditional = [merge_photos(tokens, p.request.id_mix) for p, tokens in zip(prepared, photos, strict=True)]
-        unconditional = [
-            merge_photos(self.unconditional_identity.expand(len(p.crops), -1, -1), p.request.id_mix) for p in prepared
-        ]
-        tokens = stack_halves(prepared, unconditional, conditional)
-        scales = torch.tensor([p.request.id_scale for p in prepared], dtype=self.unet.dtype, device=tokens.device)
+        unconditional = [merge_photos(nobody.expand(len(p.crops), -1, -1), p.request.id_mix) for p in prepared]
+        halves = stack_halves(prepared, unconditional, conditional)
+        scales = torch.tensor([p.request.id_scale for p in prepared], dtype=self.unet.dtype, device=halves.device)
         mode = MODES[prepared[0].request.mode]
         scale = stack_halves(prepared, list(scales), list(scales)).view(-1, 1, 1, 1)
-        return Identity(self.identity_layers(tokens, mode), scale, mode)
+        return Identity(self.identity_layers(halves, mode), scale, mode)
 
     def encode_prompt(self, prepared: Sequence[PuLIDPrepared]) -> Prompt:
         """Both encoders on all texts of the batch at once: tokens (B, 77, 2048), pooled (B, 1280)."""
         texts = [p.request.negative_prompt for p in prepared] + [p.request.prompt for p in prepared]
         encoders = (self.text_encoder, self.text_encoder_2)
-        both = encode_texts((self.tokenizer, self.tokenizer_2), encoders, texts)
+        tokenizers = (self.tokenizer, self.tokenizer_2)
+        both = self.cache.get(("text", *texts), lambda: encode_texts(tokenizers, encoders, texts))
         tokens, pooled = (list(x) for x in (both.tokens, both.pooled))
         n = len(prepared)
         return Prompt(
@@ -205,26 +225,24 @@ class PuLIDPipeline(DiffusionPipeline):
     ) -> Step:
         """Project and place everything constant, then return the step: static shapes, no device sync."""
         request, guided = prepared[0].request, prepared[0].guided
-        unet, dtype = self.unet, self.unet.dtype
+        unet = self.unet
         table = dpm_table(self.scheduler, request.num_inference_steps, latents.device)
-        context = Context(text_keys_values(unet, prompt.tokens), identity)
         sizes = time_ids(request.width, request.height, len(prompt.pooled), prompt.pooled)
-        added = {"text_embeds": prompt.pooled, "time_ids": sizes}
         scales = [p.request.guidance_scale for p in prepared for _ in range(p.request.num_images)]
-        guidance = latents.new_tensor(scales).view(-1, 1, 1, 1) if guided else None
+        run = self.runner.bind(
+            PuLIDStep(
+                unet=unet,
+                context=Context(text_keys_values(unet, prompt.tokens), identity),
+                added={"text_embeds": prompt.pooled, "time_ids": sizes},
+                guidance=latents.new_tensor(scales).view(-1, 1, 1, 1) if guided else None,
+                dtype=unet.dtype,
+            )
+        )
         previous = torch.zeros_like(latents)
 
         def step(latents: Tensor, i: int) -> Tensor:
             nonlocal previous
-            x = latents.to(dtype)
-            noise = unet(
-                torch.cat([x, x]) if guided else x,
-                table.timesteps[i],
-                encoder_hidden_states=context,  # pyright: ignore[reportArgumentType]
-                added_cond_kwargs=added,
-                return_dict=False,
-            )[0]
-            latents, previous = table.step(latents, guide(noise, guidance), i, previous)
+            latents, previous = run(table.timesteps[i], table.coefficients[i], latents, previous)
             return latents
 
         return step
@@ -263,18 +281,4 @@ class PuLIDPipeline(DiffusionPipeline):
             request = replace(request, negative_prompt=negative_prompt)
         images = [image] if isinstance(image, Image.Image) else list(image)
 
-        def on_step(step: int, total: int) -> bool:
-            if callback_on_step_end:
-                callback_on_step_end(self, step - 1, total, {})
-            return False
-
-        prepared = [self.prepare(request, images)]
-        if output_type == "latent":
-            return [raw.latents for raw in self.generate(prepared, on_step, "raw")[0]]
-        return [Image.fromarray(picture.image) for picture in self.generate(prepared, on_step)[0]]
-
-    def save_pretrained(self, *_: object, **__: object) -> NoReturn:
-        """Refused: a plain diffusers save would drop the identity layers' place in the UNet."""
-        raise NotImplementedError(
-            "PuLIDPipeline cannot be saved by diffusers; `python -m pipelines.prepare FOLDER` converts weights"
-        )
+        return self.generate_one(self.prepare(request, images), output_type, callback_on_step_end)

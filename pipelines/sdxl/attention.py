@@ -76,10 +76,15 @@ class Identity:
 
 @dataclass(frozen=True)
 class Context:
-    """Everything the cross attentions of one network need for one batch."""
+    """Everything the cross attentions of one network need for one batch.
+
+    Args:
+        mask: added to the text's logits, (1, 1, 1, N): 0, and −inf for what only fills up; None: all N count.
+    """
 
     text: Sequence[KeysValues]
     identity: Identity | None = None
+    mask: Tensor | None = None
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -183,7 +188,7 @@ class CrossAttention(nn.Module):
     def forward(self, hidden_states: Tensor, encoder_hidden_states: Context, **_: object) -> Tensor:
         query = split_heads(self.to_q(hidden_states), self.heads)
         kv = encoder_hidden_states.text[self.layer]
-        out = functional.scaled_dot_product_attention(query, kv.keys, kv.values)
+        out = functional.scaled_dot_product_attention(query, kv.keys, kv.values, encoder_hidden_states.mask)
         if encoder_hidden_states.identity is not None:
             out = join_identity(query, out, encoder_hidden_states.identity, self.layer)
         return self.to_out(merge_heads(out))
@@ -223,6 +228,17 @@ def text_keys_values(net: nn.Module, tokens: Tensor) -> list[KeysValues]:
         KeysValues(split_heads(attn.to_k(tokens), attn.heads), split_heads(attn.to_v(tokens), attn.heads))
         for attn in cross_attentions(net)
     ]
+
+
+def fill_up(tokens: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
+    """Text tokens (B, N, width) filled up to a multiple, and the `Context.mask` that hides what was added.
+
+    So that texts of nearly any length are of one kind, for which a step is recorded once.
+    """
+    missing = -tokens.shape[1] % multiple
+    filled = functional.pad(tokens, (0, 0, 0, missing))
+    mask = functional.pad(tokens.new_zeros(1, 1, 1, tokens.shape[1]), (0, missing), value=float("-inf"))
+    return filled, mask
 
 
 class IdentityLayers(ModelMixin, ConfigMixin):

@@ -10,7 +10,7 @@ from pipelines.endpoint import OnStep
 from pipelines.errors import Cancelled
 
 Step = Callable[[Tensor, int], Tensor]
-"""``step(latents, i)``: one denoising step with static shapes and no device sync, so that it can be captured."""
+"""``step(latents, i)``: the i-th denoising step of a request; latents are float32, on the denoising device."""
 
 
 def resolve_seed(seed: int | None) -> int:

@@ -1,12 +1,34 @@
-"""What can befall the device while it computes, in the words that the worker understands."""
+"""The device while it computes: which kernels it uses, and what can befall it, in the worker's words."""
 
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipelines.errors import DeviceLost, OutOfMemory
+
+ATTENTION = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
+@contextmanager
+def attention_kernels(first: str) -> Iterator[None]:
+    """Prefer a kernel for all attentions, in the whole process; ``auto`` leaves it to torch.
+
+    Where the preferred one cannot be used (the VAE's heads are 512 wide), torch takes an efficient or plain one.
+    """
+    if first == "auto":
+        yield
+        return
+    kernels = [ATTENTION[first], SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    with sdpa_kernel(kernels, set_priority=True):
+        yield
 
 
 @contextmanager

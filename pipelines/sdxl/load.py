@@ -5,7 +5,7 @@ the single file `sdxl.safetensors` beside that folder, which then holds the conf
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,6 +18,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from pipelines.checkpoint import Change, State, assign_state, keep, read_tensors, require, state_file
 from pipelines.errors import LoadError
+from pipelines.memory import choose
 from pipelines.profile import Profile
 from pipelines.sdxl.single_file import from_single_file
 from pipelines.shelf import Shelf
@@ -52,9 +53,7 @@ class SDXLParts:
 
 
 def resolve_device(profile: Profile) -> torch.device:
-    """The profile's device, or LoadError: never another one, nor another way of running, instead."""
-    if unbuilt := [name for name in ("compile", "graphs", "offload") if getattr(profile, name)]:
-        raise LoadError(f"the profile asks for {', '.join(unbuilt)}, which this version does not do; leave it off")
+    """The profile's device, or LoadError: never another one instead."""
     device = torch.device(profile.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise LoadError(
@@ -174,7 +173,7 @@ def load_encoder(name: EncoderName, base: Path, profile: Profile, shelf: Shelf, 
 
     def make() -> Any:
         net = empty_net(cls, config)
-        return place(fill(net, *read_part(net, base, name, profile), dtype_of(profile)), resolve_device(profile))
+        return settle(fill(net, *read_part(net, base, name, profile), dtype_of(profile)), profile)
 
     return shelf.get((cls, profile), [config / "config.json", *files_of_part(cls, base, name)], make)
 
@@ -187,7 +186,7 @@ def load_vae(base: Path, profile: Profile, shelf: Shelf, configs: Path | None = 
     return shelf.get(
         (AutoencoderKL, profile),
         [config / "config.json", *files],
-        lambda: place(read_vae(base, profile, configs), resolve_device(profile)),
+        lambda: settle(read_vae(base, profile, configs), profile),
     )
 
 
@@ -225,6 +224,31 @@ def load_unet(base: Path, profile: Profile, weights: Path | None = None, change:
     else:
         tensors, file = read_tensors(weights, read_device(profile)), weights
     return fill(unet, tensors, file, dtype_of(profile), change)
+
+
+def settle(net: Net, profile: Profile) -> Net:
+    """`net` where it lives: on the profile's device, or in the computer's memory if it is to come when needed."""
+    if profile.channels_last:
+        nn.Module.to(net, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  it takes it
+    return place(net, resolve_device(replace(profile, device="cpu") if waits(profile) else profile))
+
+
+def waits(profile: Profile) -> bool:
+    """Whether networks live in the computer's memory; a rehearsal's live nowhere."""
+    return profile.offload and profile.device != "meta"
+
+
+def resolved(profile: Profile) -> Profile:
+    """The profile with its memory chosen by the card, where that was left to us.
+
+    Raises:
+        LoadError: the card is too small, or there is none.
+    """
+    device = resolve_device(profile)
+    if profile.memory != "auto":
+        return profile
+    memory = choose(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else "48gb"
+    return replace(profile, memory=memory, graphs=profile.graphs and memory == "48gb")
 
 
 def place(net: Net, device: torch.device) -> Net:

@@ -31,9 +31,13 @@ class LCMTable:
 
     def step(self, latents: Tensor, noise: Tensor, i: int, fresh: Tensor | None) -> Tensor:
         """One step from ε = `noise` with fresh noise z; the last step has none."""
-        a, b, c = self.coefficients[i]
-        latents = latents * a + noise * b
-        return latents if fresh is None else torch.addcmul(latents, fresh, c)
+        return lcm_step(self.coefficients[i], latents, noise, torch.zeros_like(latents) if fresh is None else fresh)
+
+
+def lcm_step(coefficients: Tensor, latents: Tensor, noise: Tensor, fresh: Tensor) -> Tensor:
+    """The step of one row (3,) of an LCMTable; the last row's c is 0, whatever the fresh noise is."""
+    a, b, c = coefficients
+    return torch.addcmul(latents * a + noise * b, fresh, c)
 
 
 def lcm_table(scheduler: LCMScheduler, steps: int, device: torch.device) -> LCMTable:
@@ -64,9 +68,14 @@ class DPMTable:
 
     def step(self, latents: Tensor, noise: Tensor, i: int, previous: Tensor) -> tuple[Tensor, Tensor]:
         """One step; returns the new latents and this step's x0, the next step's `previous`."""
-        p, q, a, b, c = self.coefficients[i]
-        predicted = latents * p + noise * q
-        return latents * a + predicted * b + previous * c, predicted
+        return dpm_step(self.coefficients[i], latents, noise, previous)
+
+
+def dpm_step(coefficients: Tensor, latents: Tensor, noise: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
+    """The step of one row (5,) of a DPMTable."""
+    p, q, a, b, c = coefficients
+    predicted = latents * p + noise * q
+    return latents * a + predicted * b + previous * c, predicted
 
 
 def dpm_table(scheduler: DPMSolverMultistepScheduler, steps: int, device: torch.device) -> DPMTable:

@@ -8,9 +8,12 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.api.observe import failure
 from server.api.proxy import ProxyError, target_of
+from server.api.realtime import NoRealtime, wants_websocket
 from server.bodies import QUEUE_PREFIX
-from server.hosts import surface_of
+from server.errors import BadRequest
+from server.hosts import AUTHORITY, surface_of
 
 OWN_ROOTS = ("/api/", "/web/", "/files/", "/storage/", "/health", "/ready", "/metrics", "/.well-known/")
 """Served alike on every host; everything else on a queue host belongs to the queue."""
@@ -38,6 +41,11 @@ def address_of(connection: HTTPConnection) -> Address:
     return connection.scope[ADDRESS]
 
 
+def is_clear(hosts: list[str]) -> bool:
+    """Whether these Host headers name one host, or none: it becomes part of every URL that we give out."""
+    return not hosts or (len(hosts) == 1 and AUTHORITY.fullmatch(hosts[0]) is not None)
+
+
 class Entrance:
     """ASGI middleware: rewrites the path by host, drops trailing and double slashes (fal never redirects)."""
 
@@ -53,6 +61,9 @@ class Entrance:
         except ProxyError:
             await PlainTextResponse("Invalid request", status_code=400)(scope, receive, send)
             return
+        if not is_clear(Headers(scope=scope).getlist("host")):
+            await failure(BadRequest("The Host header is no host name with a port."), scope)(scope, receive, send)
+            return
         path = re.sub("/{2,}", "/", target.path).rstrip("/") or "/"
         on_queue_host = surface_of(target.host) == "queue"
         if on_queue_host and path != "/" and not path.startswith(OWN_ROOTS):
@@ -62,4 +73,6 @@ class Entrance:
         queued = path.startswith(f"{QUEUE_PREFIX}/") and (target.proxied or not on_queue_host)
         address = Address(origin, origin + QUEUE_PREFIX if queued else origin, target.path)
         rewritten = {"path": path, "raw_path": path.encode(), "query_string": target.query, ADDRESS: address}
-        await self.app({**scope, **rewritten}, receive, send)
+        scope = {**scope, **rewritten}
+        inner = failure(NoRealtime(), scope) if wants_websocket(Headers(scope=scope)) else self.app
+        await inner(scope, receive, send)

@@ -1,24 +1,29 @@
 """An order: the checked input and the terms on which it is queued, from one submit or run."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Self
 
 from fastapi import Depends, Request
 
-from pipelines.endpoint import Endpoint, ImageField, Loc
+from pipelines.endpoint import Endpoint, Loc
 from pipelines.errors import InputError
 from server.api.entrance import address_of
 from server.api.service import Service, ServiceOf, as_json
 from server.bodies import FILE
 from server.errors import BadRequest, NotFound
+from server.files import content_id
 from server.inputs import decode_data_uri
+from server.lifecycle import REQUEST_HEADERS, Lifecycle
 from server.queue.job import Job
 from server.settings import Settings
 from server.webhooks import check_url
 
 LARGEST_ROW = 64 * 1024
 """Bytes of an input in the queue, after its pictures went to the file store (architecture.md, the main path)."""
+YES = ("1", "true", "yes")
+"""What X-Fal-No-Retry may say (fal-protocol.md §2.1)."""
 Finished = tuple[int, dict[str, Any], str | None]
 """HTTP status, body and error type of a request that needs no worker."""
 SHORTEST_START_TIMEOUT_S = 0.1
@@ -33,6 +38,14 @@ class InputTooLarge(InputError):
 
 
 @dataclass(frozen=True)
+class CheckedInput:
+    """The known fields of a valid body, and the bytes of its data URIs by the file ids that replace them there."""
+
+    known: dict[str, Any]
+    photos: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
 class Terms:
     """How a request wants to be queued: fal's headers and query parameters (fal-protocol.md §2.1)."""
 
@@ -42,6 +55,15 @@ class Terms:
     start_timeout_s: float | None = None
     store_io: bool = True
     max_queue: int | None = None
+    max_waiting: int | None = None
+    max_unfinished: int | None = None
+    no_retry: bool = False
+    lifecycle: Lifecycle | None = None
+
+    @property
+    def limits(self) -> dict[str, int | None]:
+        """See server.queue.limits."""
+        return {"max_queue": self.max_queue, "max_waiting": self.max_waiting, "max_unfinished": self.max_unfinished}
 
     @classmethod
     def of(cls, request: Request, settings: Settings) -> Self:
@@ -57,6 +79,9 @@ class Terms:
             start_timeout_s=start_timeout(headers.get("x-fal-request-timeout")),
             store_io=headers.get("x-fal-store-io", "").strip() != "0",
             max_queue=longest_queue(query.get("fal_max_queue_length"), settings.max_queue),
+            max_waiting=settings.max_queued_per_key,
+            no_retry=headers.get("x-fal-no-retry", "").strip().lower() in YES,
+            lifecycle=Lifecycle.of(headers, REQUEST_HEADERS),
         )
 
 
@@ -82,7 +107,12 @@ def longest_queue(text: str | None, most: int) -> int:
     return min(int(text[:MOST_DIGITS]), most)
 
 
-def named_endpoint(endpoint_id: str, service: ServiceOf) -> Endpoint:
+async def endpoint_of_path(endpoint_id: str, service: ServiceOf) -> Endpoint:
+    """`named_endpoint` of the route's parameter; async, because a hop to a thread costs more than a look-up."""
+    return named_endpoint(endpoint_id, service)
+
+
+def named_endpoint(endpoint_id: str, service: Service) -> Endpoint:
     """The endpoint that a path names. Raises NotFound."""
     endpoint = service.endpoints.get(endpoint_id)
     if endpoint is not None:
@@ -93,42 +123,43 @@ def named_endpoint(endpoint_id: str, service: ServiceOf) -> Endpoint:
     raise NotFound(f"Application '{endpoint_id}' not found")
 
 
-NamedEndpoint = Annotated[Endpoint, Depends(named_endpoint)]
+NamedEndpoint = Annotated[Endpoint, Depends(endpoint_of_path)]
 
 
 def put(
     service: Service,
     endpoint: Endpoint,
-    checked: dict[str, Any],
+    checked: CheckedInput,
     *,
     owner: str,
     terms: Terms,
     finished: Finished | None = None,
 ) -> Job:
-    """Queue a checked input on these terms, or store it already finished. Raises QueueFull."""
-    return service.queue.put(endpoint.id, checked, owner=owner, finished=finished, **asdict(terms))
+    """Queue a checked input on these terms, or store it already finished. Raises QueueFull, ConcurrentRequests."""
+    if checked.photos:  # a refused request must leave no face behind
+        service.queue.check_room(owner, **terms.limits)
+    for file_id, data in checked.photos.items():
+        service.files.save_as(file_id, data)
+    return service.queue.put(endpoint.id, checked.known, owner=owner, finished=finished, **asdict(terms))
 
 
-def checked_input(service: Service, endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
-    """The known fields of a valid body, each data URI replaced by ``file:<id>`` of its stored bytes.
+def checked_input(service: Service, endpoint: Endpoint, body: dict[str, Any]) -> CheckedInput:
+    """A valid body, each data URI in it replaced by ``file:<id>``; nothing is stored yet.
 
     Raises:
         ValidationError, InputError: naming the field that cannot be used.
     """
     model = endpoint.input.model_validate(body)
-    known = model.model_dump(mode="json", exclude_unset=True)
+    known, photos = model.model_dump(mode="json", exclude_unset=True), dict[str, bytes]()
     for image in model.images():
         if image.url[:5].lower() == "data:":
-            place(known, image.loc, FILE + stored_data_uri(service, image))
+            data, content_type = decode_data_uri(image, service.settings)
+            file_id = content_id(data, content_type)
+            photos[file_id] = data
+            place(known, image.loc, FILE + file_id)
     if len(as_json(known)) > LARGEST_ROW:
         raise InputTooLarge(())
-    return known
-
-
-def stored_data_uri(service: Service, image: ImageField) -> str:
-    """The id of the file that now holds the data URI's bytes; the same bytes are kept once. Raises InputError."""
-    data, content_type = decode_data_uri(image, service.settings)
-    return service.files.save(data, content_type, by_content=True).id
+    return CheckedInput(known, photos)
 
 
 def place(body: dict[str, Any], loc: Loc, value: str) -> None:

@@ -10,9 +10,10 @@ from starlette.responses import Response, StreamingResponse
 
 from pipelines.errors import InputError
 from server import bodies
-from server.api.order import NamedEndpoint, Terms, checked_input, put
+from server.api.hold import Observer
+from server.api.order import CheckedInput, NamedEndpoint, Terms, checked_input, put
 from server.api.reply import REQUEST_ID, reply, result_of
-from server.api.service import Caller, JsonBody, Service, ServiceOf, as_json
+from server.api.service import Caller, JsonBody, Reader, Service, ServiceOf, as_json, reader
 from server.api.watch import Watch
 from server.errors import NotFound, error_response
 from server.queue.job import Job
@@ -24,7 +25,7 @@ CANCEL_STATUS = {"CANCELLATION_REQUESTED": 202, "ALREADY_COMPLETED": 400, "NOT_F
 router = APIRouter(prefix=bodies.QUEUE_PREFIX)
 
 
-def own_job(application: str, request_id: str, owner: Caller, service: ServiceOf) -> Job:
+def own_job(application: str, request_id: str, owner: Reader, service: ServiceOf) -> Job:
     """The caller's job of this application. Raises NotFound alike for no job, another's job, another application."""
     job = service.queue.get(request_id, owner) if is_uuid(request_id) else None
     if job is None or application not in applications(service, job.endpoint):
@@ -73,11 +74,17 @@ async def events(service: Service, job: Job, logs: bool) -> AsyncIterator[bytes]
 
 
 @router.get("/{application:path}/requests/{request_id}/status")
-def status(job: OwnJob, logs: WantsLogs, service: ServiceOf) -> Response:
-    """202 with IN_QUEUE or IN_PROGRESS, 200 with COMPLETED: clients take any 200 for completed."""
-    position = service.queue.position(job) if job.state == "IN_QUEUE" else 0
-    lines = service.queue.logs(job.id) if logs else None
-    return reply(200 if job.state == "COMPLETED" else 202, bodies.status(job, position, lines), job.id)
+async def status(request: Request, application: str, request_id: str, logs: WantsLogs, service: ServiceOf) -> Response:
+    """202 with IN_QUEUE or IN_PROGRESS, 200 with COMPLETED: clients take any 200 for completed.
+
+    A poll with nothing new is answered when there is news, after hold_status_ms at most.
+    """
+    owner = await service.familiar.owner(request, lambda: reader(request, service))
+    seen = await service.polls.view(Observer.of(request, request_id, logs), owner) if is_uuid(request_id) else None
+    if seen is None or application not in applications(service, seen.job.endpoint):
+        raise NotFound
+    code = 200 if seen.job.state == "COMPLETED" else 202
+    return reply(code, bodies.status(seen.job, seen.position, seen.lines), request_id)
 
 
 @router.put("/{application:path}/requests/{request_id}/cancel")
@@ -109,6 +116,6 @@ def submit(request: Request, owner: Caller, endpoint: NamedEndpoint, body: JsonB
         checked, finished = checked_input(service, endpoint, body), None
     except (ValidationError, InputError) as error:
         refusal = error_response(error)
-        checked, finished = {}, (refusal.status, refusal.body, refusal.error_type)
+        checked, finished = CheckedInput({}, {}), (refusal.status, refusal.body, refusal.error_type)
     job = put(service, endpoint, checked, owner=owner, terms=terms, finished=finished)
     return reply(200, bodies.submitted(job, service.queue.position(job)), job.id)

@@ -1,6 +1,7 @@
 """The synchronous run: the same queue, with a client who waits on the line (fal-protocol.md §3)."""
 
 import asyncio
+from dataclasses import replace
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
@@ -10,7 +11,7 @@ from server.api.order import NamedEndpoint, Terms, checked_input, put
 from server.api.reply import reply, result_of
 from server.api.service import Caller, JsonBody, Service, ServiceOf
 from server.api.watch import Watch
-from server.errors import ClientCancelled, error_response
+from server.errors import ClientCancelled, NotFound, error_response
 from server.queue.job import Job
 
 router = APIRouter()
@@ -21,7 +22,8 @@ async def run(request: Request, owner: Caller, endpoint: NamedEndpoint, body: Js
     """Queue, wait, answer. An invalid input is refused at once; a client who hangs up cancels the job."""
 
     def order() -> Job:
-        terms = Terms.of(request, service.settings)
+        settings = service.settings
+        terms = replace(Terms.of(request, settings), max_unfinished=settings.max_concurrent_per_key)
         return put(service, endpoint, checked_input(service, endpoint, body), owner=owner, terms=terms)
 
     job = await run_in_threadpool(order)
@@ -40,11 +42,11 @@ async def run(request: Request, owner: Caller, endpoint: NamedEndpoint, body: Js
 
 
 async def finished(service: Service, job_id: str) -> Job:
-    """The job once it is COMPLETED."""
+    """The job once it is COMPLETED. Raises NotFound when it was deleted meanwhile."""
     async for change in Watch(service.queue, service.news, job_id).changes():
         if change is not None and change.job.state == "COMPLETED":
             return change.job
-    raise AssertionError("a watch ends with COMPLETED")
+    raise NotFound("The request was deleted while it was awaited.")
 
 
 async def hung_up(request: Request) -> None:

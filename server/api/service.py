@@ -7,20 +7,25 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from pydantic_core import from_json
+from starlette.concurrency import run_in_threadpool
 
 from pipelines.endpoint import Endpoint
 from pipelines.errors import InputError
 from server.api.counters import Counters
+from server.api.familiar import Familiar
+from server.api.hold import Polls
 from server.api.watch import News
-from server.auth import authenticate
+from server.auth import Grant, authenticate
 from server.errors import TooLarge
 from server.files import FileStore
 from server.queue.queue import Queue
 from server.settings import Settings
+from server.signing import Signer
 from server.tickets import Tickets
-from server.webhooks import Signer
 
 MEGABYTE = 1024 * 1024
+QUICKLY_PARSED = 64 * 1024
+"""Bytes of JSON that are parsed within a fraction of a millisecond."""
 
 
 class InvalidJson(InputError):
@@ -38,6 +43,7 @@ class Service:
         tickets / signer: sign permissions to upload / webhooks.
         counters: of this process's HTTP requests.
         news: wakes whoever waits for a job, in this process's event loop.
+        polls / familiar: the status polls that wait for news; who polls.
     """
 
     settings: Settings
@@ -45,6 +51,8 @@ class Service:
     queue: Queue
     files: FileStore
     news: News
+    polls: Polls
+    familiar: Familiar
     counters: Counters
     tickets: Tickets
     signer: Signer
@@ -64,12 +72,26 @@ async def service_of(request: Request) -> Service:
 ServiceOf = Annotated[Service, Depends(service_of)]
 
 
+def grant_of(request: Request, service: ServiceOf) -> Grant:
+    """Who asks, and what that key may do. Raises Unauthorized or Forbidden."""
+    return authenticate(service.queue.keys, request.headers)
+
+
+GrantOf = Annotated[Grant, Depends(grant_of)]
+
+
 def caller(request: Request, service: ServiceOf) -> str:
-    """The owner of this request. Raises Unauthorized or Forbidden."""
-    return authenticate(service.queue, request.headers)
+    """The owner, whose key may run: submit, run, cancel, upload. Raises Unauthorized or Forbidden."""
+    return grant_of(request, service).owner_for("run")
+
+
+def reader(request: Request, service: ServiceOf) -> str:
+    """The owner, whose key may read: status, stream, result. Raises Unauthorized or Forbidden."""
+    return grant_of(request, service).owner_for("read")
 
 
 Caller = Annotated[str, Depends(caller)]
+Reader = Annotated[str, Depends(reader)]
 
 
 async def read_body(request: Request, limit_mb: int) -> bytes:
@@ -106,14 +128,22 @@ RawBody = Annotated[bytes, Depends(body_of)]
 UploadBody = Annotated[bytes, Depends(upload_of)]
 
 
-def json_of(request: Request, body: RawBody) -> dict[str, Any]:
+async def json_body(request: Request, body: RawBody) -> dict[str, Any]:
+    """`json_of` this request; a hop to a thread is cheaper than to hold up everybody only for large bodies."""
+    content_type = request.headers.get("content-type", "application/json")
+    if len(body) <= QUICKLY_PARSED:
+        return json_of(content_type, body)
+    return await run_in_threadpool(json_of, content_type, body)
+
+
+def json_of(content_type: str, body: bytes) -> dict[str, Any]:
     """The body as a JSON object. NaN, Infinity, lone surrogates and nesting beyond 200 levels are not JSON here.
 
     Raises:
         InputError: 422 saying where the JSON breaks, or that it is not an object, or not sent as JSON.
     """
-    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if not (content_type == "application/json" or content_type.endswith("+json")):
+    media_type = content_type.partition(";")[0].strip().lower()
+    if not (media_type == "application/json" or media_type.endswith("+json")):
         raise InvalidJson((), "Send the body as application/json.")
     try:
         parsed = from_json(body, allow_inf_nan=False)
@@ -124,7 +154,7 @@ def json_of(request: Request, body: RawBody) -> dict[str, Any]:
     return parsed
 
 
-JsonBody = Annotated[dict[str, Any], Depends(json_of)]
+JsonBody = Annotated[dict[str, Any], Depends(json_body)]
 
 
 def as_json(value: object) -> bytes:

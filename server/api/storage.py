@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -9,66 +11,111 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from server.api.entrance import address_of
-from server.api.service import Caller, JsonBody, ServiceOf, UploadBody, check_size
+from server.api.service import Caller, JsonBody, Service, ServiceOf, UploadBody, check_size, reader
 from server.auth import UNKNOWN_KEY
-from server.errors import BadRequest, NotFound, Unauthorized
+from server.errors import BadRequest, NotFound, RequestError, Unauthorized
 from server.files import DEFAULT_TYPE, FileMissing, StoredFile, new_id
+from server.lifecycle import UPLOAD_HEADERS, Lifecycle, decision_for
+from server.queue.ledger import Entry
 from server.tickets import LIFE_S
 
-ANY_FILE = "upload"
-"""Subject of the ticket that Python clients get for new files (protocols C and D)."""
 SHOWN_INLINE = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/avif")
 """Everything else is a download: an uploaded page must not run as this server's."""
 MOST_PARTS = 10_000
+A_YEAR_S = 31_536_000
 
 router = APIRouter()
 
 
+class UploadComplete(RequestError):
+    """This upload is complete, and a file is never changed: ask for a new upload URL."""
+
+    http_status, error_type = 409, "upload_complete"
+
+
+class Forbidden(RequestError):
+    """The file's owner lets nobody else read it."""
+
+    http_status, error_type = 403, "forbidden"
+
+
 @router.post("/storage/upload/initiate")
 @router.post("/storage/upload/initiate-multipart")
-def initiate(request: Request, _owner: Caller, body: JsonBody, service: ServiceOf) -> dict[str, str]:
-    """A, B, E: where to PUT the bytes, and the URL that the file will then have."""
+def initiate(request: Request, owner: Caller, body: JsonBody, service: ServiceOf) -> dict[str, str]:
+    """A, B, E: where to PUT the bytes, and the URL that the file will then have. Raises BadRequest, QuotaExceeded."""
     file_id = new_id(text_of(body, "content_type") or DEFAULT_TYPE, text_of(body, "file_name"))
+    begin(request, service, owner, file_id)
     url = url_of(request, file_id)
     return {"file_url": url, "upload_url": f"{url}?ticket={service.tickets.issue(file_id)}"}
 
 
 @router.post("/storage/auth/token")
-def token(request: Request, _owner: Caller, service: ServiceOf) -> dict[str, str]:
+def token(request: Request, owner: Caller, service: ServiceOf) -> dict[str, str]:
     """C, D: permission to upload. Python 3.10 parses the offset ``+00:00``, but not ``Z``."""
     ends = datetime.now(UTC) + timedelta(seconds=LIFE_S)
     return {
-        "token": service.tickets.issue(ANY_FILE),
+        "token": service.tickets.issue_to(owner),
         "token_type": "Bearer",
         "base_url": address_of(request).origin,
         "expires_at": ends.isoformat(timespec="seconds"),
     }
 
 
-async def may_upload(request: Request, service: ServiceOf) -> None:
-    """Raises Unauthorized without the token of protocols C and D."""
+async def uploader(request: Request, service: ServiceOf) -> str:
+    """The owner whom the token of protocols C and D names. Raises Unauthorized without a valid one."""
     ticket = request.headers.get("authorization", "").strip().partition(" ")[2]
-    if not service.tickets.admits(ticket.strip(), ANY_FILE):
+    owner = service.tickets.owner_of(ticket.strip())
+    if owner is None:
         raise Unauthorized(UNKNOWN_KEY)
+    return owner
 
 
-MayUpload = Annotated[None, Depends(may_upload)]
+Uploader = Annotated[str, Depends(uploader)]
 
 
 @router.post("/files/upload")
-def upload(request: Request, _may: MayUpload, body: UploadBody, service: ServiceOf) -> dict[str, str]:
+def upload(request: Request, owner: Uploader, body: UploadBody, service: ServiceOf) -> dict[str, str]:
     """C: the whole file at once."""
-    headers = request.headers
-    stored = service.files.save(body, headers.get("content-type") or DEFAULT_TYPE, headers.get("x-fal-file-name"))
-    return {"access_url": url_of(request, stored.id)}
+    file_id = announced_id(request)
+    begin(request, service, owner, file_id)
+    finish(service, file_id, len(body), lambda: service.files.save_as(file_id, body))
+    return {"access_url": url_of(request, file_id)}
 
 
 @router.post("/files/upload/multipart")
-def begin_parts(request: Request, _may: MayUpload, service: ServiceOf) -> dict[str, str]:
+def begin_parts(request: Request, owner: Uploader, service: ServiceOf) -> dict[str, str]:
     """D: the file's URL, and the ticket under which its parts are sent."""
-    headers = request.headers
-    file_id = new_id(headers.get("content-type") or DEFAULT_TYPE, headers.get("x-fal-file-name"))
+    file_id = announced_id(request)
+    begin(request, service, owner, file_id)
     return {"access_url": url_of(request, file_id), "uploadId": service.tickets.issue(file_id)}
+
+
+def announced_id(request: Request) -> str:
+    headers = request.headers
+    return new_id(headers.get("content-type") or DEFAULT_TYPE, headers.get("x-fal-file-name"))
+
+
+def begin(request: Request, service: Service, owner: str, file_id: str) -> None:
+    """Enter an upload in the ledger. Raises BadRequest for a bad lifecycle, QuotaExceeded when there is no room."""
+    wish = Lifecycle.of(request.headers, UPLOAD_HEADERS) or Lifecycle()
+    service.queue.ledger.check_room(owner, 0, service.settings.max_upload_total_mb)
+    service.queue.ledger.begin(file_id, owner, wish.kept_s(service.settings.keep_results_h * 3600), wish.acl)
+
+
+def finish(service: Service, file_id: str, size: int, write: Callable[[], object]) -> None:
+    """Let `write` store the bytes, once per upload. Raises NotFound, UploadComplete, QuotaExceeded."""
+    ledger = service.queue.ledger
+    match ledger.claim(file_id, size, service.settings.max_upload_total_mb):
+        case "unknown":
+            raise NotFound("Upload not found")
+        case "taken":
+            raise UploadComplete
+        case "yours":
+            try:
+                write()
+            except BaseException:
+                ledger.reopen(file_id)
+                raise
 
 
 async def may_write(file_id: str, service: ServiceOf, ticket: str = "", upload_id: str = "") -> None:
@@ -83,17 +130,24 @@ MayWrite = Annotated[None, Depends(may_write)]
 @router.put("/files/{file_id}")
 def put_file(file_id: str, _may: MayWrite, body: UploadBody, service: ServiceOf) -> Response:
     """A, E: the bytes; no key, the ticket in the URL is enough."""
-    service.files.save_as(file_id, body)
+    finish(service, file_id, len(body), lambda: service.files.save_as(file_id, body))
     return Response(headers={"ETag": etag_of(body)})
 
 
 @router.put("/files/{file_id}/multipart/{upload_id}/{number}")
 @router.put("/files/{file_id}/{number}")
 def put_part(file_id: str, number: int, _may: MayWrite, body: UploadBody, service: ServiceOf) -> JSONResponse:
-    """B, D: one part, in any order. JavaScript reads the body, Python the header."""
+    """B, D: one part, in any order, also again. JavaScript reads the body, Python the header."""
     if not 1 <= number <= MOST_PARTS:
         raise BadRequest(f"Part numbers go from 1 to {MOST_PARTS}.")
-    service.files.save_as(part_id(file_id, number), body)
+    entry = entry_of(service, file_id)
+    if entry.size is not None:
+        raise UploadComplete
+    total = len(body) + sum(size for other, size in service.files.parts(file_id).items() if other != number)
+    check_size(total, service.settings.max_upload_mb)
+    service.queue.ledger.check_room(entry.owner, len(body), service.settings.max_upload_total_mb)
+    service.files.save_part(file_id, number, body)
+    service.queue.ledger.note_received(file_id, sum(service.files.parts(file_id).values()))
     etag = etag_of(body)
     return JSONResponse({"partNumber": number, "etag": etag}, headers={"ETag": etag})
 
@@ -101,40 +155,77 @@ def put_part(file_id: str, number: int, _may: MayWrite, body: UploadBody, servic
 @router.post("/files/{file_id}/multipart/{upload_id}/complete")
 @router.post("/files/{file_id}/complete")
 def complete(file_id: str, _may: MayWrite, body: JsonBody, service: ServiceOf) -> dict[str, Any]:
-    """B, D: join the parts by number, whatever their order in the list. Raises BadRequest for a missing part."""
-    numbers = sorted(part_number(part) for part in parts_of(body))
-    try:
-        sizes = [service.files.stat(part_id(file_id, number)).size for number in numbers]
-        check_size(sum(sizes), service.settings.max_upload_mb)
-        data = b"".join(service.files.read(part_id(file_id, number)) for number in numbers)
-    except FileMissing:
-        raise BadRequest("A part of the upload is missing; send it again.") from None
-    service.files.save_as(file_id, data)
-    return {"size": len(data)}
+    """B, D: join the parts by number, whatever their order in the list; asked again, say the same again.
+
+    Raises BadRequest for a missing part.
+    """
+    numbers = sorted({part_number(part) for part in parts_of(body)})
+    entry = entry_of(service, file_id)
+    if entry.size is not None:
+        return {"size": entry.size}
+    sizes = service.files.parts(file_id)
+    if not set(numbers) <= sizes.keys():
+        raise BadRequest("A part of the upload is missing; send it again.")
+    size = sum(sizes[number] for number in numbers)
+    check_size(size, service.settings.max_upload_mb)
+    finish(service, file_id, size, lambda: service.files.join(file_id, numbers))
+    service.files.delete_parts(file_id)
+    return {"size": size}
+
+
+def entry_of(service: Service, file_id: str) -> Entry:
+    """Raises NotFound for an upload that never began, or whose time is over."""
+    entry = service.queue.ledger.find(file_id)
+    if entry is None or entry.expires_at <= time.time():
+        raise NotFound("Upload not found")
+    return entry
 
 
 @router.api_route("/files/{file_id}", methods=["GET", "HEAD"])
 def get_file(request: Request, file_id: str, service: ServiceOf) -> Response:
-    """A file, to whoever has its unguessable URL; one byte range at most."""
+    """A file, to whoever has its unguessable URL and is not shut out by its lifecycle; one byte range at most."""
+    entry = service.queue.ledger.find(file_id)
+    check_readable(request, service, entry)
     try:
         stored = service.files.stat(file_id)
     except FileMissing:
         raise NotFound("File not found") from None
     span = byte_range(request.headers.get("range"), stored.size)
     start, length = span or (0, stored.size)
-    headers = file_headers(stored) | {"Content-Length": str(length)}
+    headers = file_headers(stored, entry) | {"Content-Length": str(length)}
     if span:
         headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{stored.size}"
     chunks = iter(()) if request.method == "HEAD" else service.files.stream(file_id, start, length)
     return StreamingResponse(chunks, 206 if span else 200, headers, stored.content_type)
 
 
-def file_headers(stored: StoredFile) -> dict[str, str]:
-    """Never sniffed, never active; unchanging under its id."""
+def check_readable(request: Request, service: Service, entry: Entry | None) -> None:
+    """Raises NotFound when the file's time is over or it is hidden from this reader, Forbidden when it says so."""
+    if entry is None:
+        return
+    decision = decision_for(entry.acl, entry.owner, reader_of(request, service) if entry.acl else None)
+    if entry.expires_at <= time.time() or decision == "hide":
+        raise NotFound("File not found")
+    if decision == "forbid":
+        raise Forbidden
+
+
+def reader_of(request: Request, service: Service) -> str | None:
+    """Whose key came with a request that needs none; None without a valid one."""
+    try:
+        return reader(request, service)
+    except RequestError:
+        return None
+
+
+def file_headers(stored: StoredFile, entry: Entry | None) -> dict[str, str]:
+    """Never sniffed, never active; unchanging under its id, and kept by no cache beyond its end."""
     kind = "inline" if stored.content_type in SHOWN_INLINE else "attachment"
+    kept_s = min(A_YEAR_S, int(entry.expires_at - time.time())) if entry else A_YEAR_S
+    shared = "private" if entry and entry.acl else "public"
     return {
         "Accept-Ranges": "bytes",
-        "Cache-Control": "public, max-age=31536000, immutable",
+        "Cache-Control": f"{shared}, max-age={kept_s}, immutable",
         "Content-Disposition": f'{kind}; filename="{stored.file_name}"',
         "Content-Security-Policy": "sandbox; default-src 'none'",
         "Cross-Origin-Resource-Policy": "cross-origin",
@@ -176,11 +267,6 @@ def part_number(part: Any) -> int:
     if not isinstance(number, int):
         raise BadRequest("Each of `parts` must have a whole number `partNumber`.")
     return number
-
-
-def part_id(file_id: str, number: int) -> str:
-    """The id under which a part waits: nobody guesses it who does not know the file's own."""
-    return f"{hashlib.sha256(f'{file_id}/{number}'.encode()).hexdigest()[:32]}_part.bin"
 
 
 def etag_of(body: bytes) -> str:

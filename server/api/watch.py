@@ -33,7 +33,7 @@ class News:
             for _ in rings:
                 if self._closed.is_set():
                     return
-                loop.call_soon_threadsafe(self._ring)
+                loop.call_soon_threadsafe(self.stir)
 
         threading.Thread(target=hear, name="news", daemon=True).start()
 
@@ -44,7 +44,8 @@ class News:
         """An event that is set by the first ring from now on."""
         return self._event
 
-    def _ring(self) -> None:
+    def stir(self) -> None:
+        """Wake the watchers of this process, in its event loop."""
         self._event.set()
         self._event = asyncio.Event()
 
@@ -69,11 +70,17 @@ class Watch:
     told_lines: int = 0
 
     async def changes(self) -> AsyncIterator[Change | None]:
-        """The job now and after each change of state, position or log, until COMPLETED; None after 15 s of nothing."""
+        """The job now and after each change of state, position or log; None after 15 s of nothing.
+
+        Ends with COMPLETED, or when the job was deleted.
+        """
         quiet_since = time.monotonic()
         while True:
             ring = self.news.next()
-            change = await run_in_threadpool(self.look)
+            try:
+                change = await run_in_threadpool(self.look)
+            except LookupError:
+                return
             if change is not None:
                 yield change
                 quiet_since = time.monotonic()
@@ -87,7 +94,10 @@ class Watch:
                 await asyncio.wait_for(ring.wait(), POLL_S)
 
     def look(self) -> Change | None:
-        """The job, if there is news of it. The log is read after the state, so that COMPLETED comes with every line."""
+        """The job, if there is news of it. Raises LookupError when it was deleted.
+
+        The log is read after the state, so that COMPLETED comes with every line.
+        """
         job = self.queue.get(self.job_id)
         if job is None:
             raise LookupError(f"request {self.job_id} was removed while it was watched")

@@ -6,7 +6,7 @@ import typer
 
 from server import doctor as examination
 from server.checks import Finding
-from server.cli.options import DataDir, Device, Weights, created_queue
+from server.cli.options import DataDir, Device, Weights, chosen_weights, created_queue
 from server.cli.screen import console, show_table
 from server.imports import opened
 from server.settings import PREFIX, Settings, read_settings
@@ -17,7 +17,7 @@ app = typer.Typer()
 @app.command()
 def doctor(data_dir: DataDir = None, weights: Weights = None, device: Device = None) -> None:
     """Examine this machine; for every problem, say what to do. Exit status 1 if the server could not serve."""
-    settings = read_settings(data_dir=data_dir, weights=weights, device=device)
+    settings = read_settings(data_dir=data_dir, **chosen_weights(weights), device=device)
     with created_queue(settings) as queue:
         findings = examination.examine(settings, opened(settings.catalog), queue)
     for finding in findings:

@@ -7,11 +7,13 @@ from typing import NoReturn
 import typer
 
 from server import serve as serving
-from server.cli import doctor, keys, serve, tls, weights
+from server.cli import bundle, doctor, dropin, keys, requests, selftest, serve, tls, webhooks, weights
+from server.dropin.guide import DropinError
 from server.files import FilesError
 from server.imports import ImportStringError
 from server.queue.keyring import KeyExists
 from server.queue.store import StoreError
+from server.selftest import SelfTestError
 from server.settings import SettingsError
 from server.supervisor import DeviceError
 from server.tls import TlsError
@@ -19,10 +21,12 @@ from weights.manifest import WeightsError
 
 FORESEEN = (
     DeviceError,
+    DropinError,
     FilesError,
     SettingsError,
     ImportStringError,
     KeyExists,
+    SelfTestError,
     StoreError,
     TlsError,
     WeightsError,
@@ -36,10 +40,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # its tracebacks show the values of variables
 )
-for commands in (serve.app, doctor.app):
+for commands in (serve.app, doctor.app, selftest.app, bundle.app, dropin.app):
     app.add_typer(commands)
 app.add_typer(keys.keys, name="keys")
+app.add_typer(requests.requests, name="requests")
 app.add_typer(tls.tls, name="tls")
+app.add_typer(webhooks.webhooks, name="webhooks")
 app.add_typer(weights.weights, name="weights")
 
 

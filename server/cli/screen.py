@@ -3,9 +3,12 @@
 from datetime import UTC, datetime
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+WIDEST = 1000
+"""Columns of a table that goes to a file or a program."""
 
 
 def day(seconds: float) -> str:
@@ -13,7 +16,9 @@ def day(seconds: float) -> str:
 
 
 def show_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    shown = Table(*head, box=None, pad_edge=False)
+    name, *others = head
+    shown = Table(Column(name, no_wrap=True), *others, box=None, pad_edge=False)
     for row in rows:
         shown.add_row(*row)
-    console.print(shown)
+    # A pipe has no width: whoever reads it wants a line per row, and every word whole.
+    console.print(shown, width=None if console.is_terminal else WIDEST)

@@ -1,10 +1,13 @@
 """Job: one row of the queue, as the server and the worker see it."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 State = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
 """fal's words; COMPLETED is the only final state, also of failed and cancelled requests (fal-protocol.md §2.2)."""
+
+Scope = Literal["run", "read", "admin"]
+"""What a key may do: run and upload; read status, results and logs; delete anybody's requests."""
 
 Cancellation = Literal["CANCELLATION_REQUESTED", "ALREADY_COMPLETED", "NOT_FOUND"]
 
@@ -27,6 +30,8 @@ class Job:
         http_status / result / error_type: the outcome; pictures in `result` have ``"url": "file:<file id>"``.
         inference_time: seconds of prepare and generate.
         metrics: what else the status tells about the outcome.
+        no_retry: whether the job ends when its worker dies, instead of being run again.
+        lifecycle: what the client wants for its result files: server.lifecycle.Lifecycle; None: nothing special.
     """
 
     id: str
@@ -51,6 +56,8 @@ class Job:
     error_type: str | None
     inference_time: float | None
     metrics: dict[str, Any] | None
+    no_retry: bool
+    lifecycle: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -81,15 +88,28 @@ class Beat:
     owned: bool
     cancel: bool
 
+    @classmethod
+    def of(cls, cancel: bool | None) -> Self:
+        """From the row's wish to cancel; None: no such row, the job was given to someone else."""
+        return cls(owned=cancel is not None, cancel=bool(cancel))
+
 
 @dataclass(frozen=True)
 class Webhook:
-    """One row of the outbox: the news that a job is finished, to be told to `url`. `tries`: how often it was sent."""
+    """One row of the outbox: the news that a job is finished, to be told to `url`.
+
+    Args:
+        tries: how often it was sent; the fencing token.
+        host: the receiver, as ``name:port``.
+        spared: how many of these were before an operator's replay, and do not count for the back-off.
+    """
 
     id: int
     job_id: str
     url: str
     tries: int
+    spared: int
+    host: str
 
 
 @dataclass(frozen=True)
@@ -106,8 +126,18 @@ class WorkerState:
 
 @dataclass(frozen=True)
 class Key:
-    """An API key's public side. `name` is the owner of what is submitted with it; times in unix seconds."""
+    """An API key's public side.
 
+    Args:
+        id: what stands before the colon in the key itself (``id:secret``).
+        name: the owner of what is submitted with it; several keys may share one.
+        scopes: what it may do.
+        created_at / used_at / revoked_at: unix seconds; `used_at` is exact to a minute.
+    """
+
+    id: str
     name: str
+    scopes: tuple[Scope, ...]
     created_at: float
+    used_at: float | None
     revoked_at: float | None

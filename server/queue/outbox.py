@@ -1,5 +1,7 @@
 """The outbox: webhooks that are to be sent, written in the transaction that finished their job."""
 
+from collections.abc import Collection
+
 from sqlalchemy import and_, or_, select, update
 
 from server.queue.job import Webhook
@@ -10,10 +12,11 @@ SENDING_S = 180.0
 """How long a sender may take before another one sends the same webhook: more than its longest timeout."""
 
 
-def due(store: Store, most: int) -> list[Webhook]:
-    """Take the webhooks whose time has come, oldest first. After a reboot all open ones are due."""
+def due(store: Store, most: int, busy: Collection[str]) -> list[Webhook]:
+    """Take the webhooks whose time has come, oldest first, none to a `busy` host. After a reboot all open are due."""
     clock = store.clock
     ready = and_(outbox.c.deadline.is_not(None), or_(outbox.c.clock != clock.name, outbox.c.deadline <= clock.now()))
+    ready = and_(ready, outbox.c.host.not_in(busy)) if busy else ready
     pick = select(outbox.c.id).where(ready).order_by(outbox.c.id).limit(most).with_for_update(skip_locked=True)
     with store.reading() as connection:
         if not connection.scalar(select(outbox.c.id).where(ready).limit(1)):
@@ -22,7 +25,7 @@ def due(store: Store, most: int) -> list[Webhook]:
         update(outbox)
         .where(outbox.c.id.in_(pick.cte("pick").select()))
         .values(tries=outbox.c.tries + 1, deadline=clock.now() + SENDING_S, clock=clock.name)
-        .returning(outbox.c.id, outbox.c.job_id, outbox.c.url, outbox.c.tries)
+        .returning(outbox.c.id, outbox.c.job_id, outbox.c.url, outbox.c.tries, outbox.c.spared, outbox.c.host)
     )
     with store.writing() as connection:
         taken = [Webhook(*row) for row in connection.execute(take)]

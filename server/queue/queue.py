@@ -2,15 +2,19 @@
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, get_args
 
 from sqlalchemy import Connection, and_, exists, func, insert, select, true, update
 
-from server.errors import ClientCancelled, QueueFull
-from server.queue import keyring, outbox, rescue, roster
-from server.queue.job import Beat, Cancellation, Job, Key, LogLine, Outcome, State, Webhook, WorkerState
+from server.errors import ClientCancelled
+from server.queue import erase, limits, outbox, rescue, roster, sights
+from server.queue.backlog import Backlog
+from server.queue.deliveries import Deliveries
+from server.queue.job import Beat, Cancellation, Job, LogLine, Outcome, State, Webhook, WorkerState
+from server.queue.keyring import Keyring
+from server.queue.ledger import Ledger
 from server.queue.rows import (
     JOB_COLUMNS,
     WAITING,
@@ -23,7 +27,9 @@ from server.queue.rows import (
 )
 from server.queue.store import Store
 from server.queue.tables import jobs, logs
+from server.queue.vault import Vault
 from server.queue.wakeup import POLL_S, Topic, Wakeup
+from server.queue.writer import Writer
 
 
 class Queue:
@@ -42,9 +48,15 @@ class Queue:
         self._store = Store(database_url)
         self._clock = self._store.clock
         self._wakeup = Wakeup(self._store)
+        self._writer = Writer(self._store, lambda: self._wakeup.ring("work"))
+        self._backlog = Backlog()
+        self.keys = Keyring(self._store)
+        self.ledger, self.vault, self.deliveries = Ledger(self._store), Vault(self._store), Deliveries(self._store)
         self._lease_s, self._max_attempts = lease_s, max_attempts
 
     def close(self) -> None:
+        self._writer.close()
+        self.keys.close()
         self._wakeup.close()
         self._store.close()
 
@@ -66,17 +78,22 @@ class Queue:
         start_timeout_s: float | None = None,
         store_io: bool = True,
         max_queue: int | None = None,
+        max_waiting: int | None = None,
+        max_unfinished: int | None = None,
+        no_retry: bool = False,
+        lifecycle: dict[str, Any] | None = None,
         finished: tuple[int, dict[str, Any], str | None] | None = None,
     ) -> Job:
         """Store a request; on return it is on the disk.
 
         Args:
             store_io: False: forget the input once the job is finished, and the job soon after.
-            max_queue: how many jobs may wait before this one.
+            max_queue / max_waiting / max_unfinished: see server.queue.limits.
+            no_retry / lifecycle: see Job.
             finished: (http_status, body, error_type) of a request that needs no worker, such as an invalid input.
 
         Raises:
-            QueueFull: `max_queue` jobs wait already; nothing was stored.
+            QueueFull, ConcurrentRequests: too many jobs are there already; nothing was stored.
         """
         row = {
             "id": str(uuid.uuid4()),
@@ -89,18 +106,27 @@ class Queue:
             "webhook": webhook,
             "start_timeout_s": start_timeout_s,
             "store_io": store_io,
+            "no_retry": no_retry,
+            "lifecycle": lifecycle,
             "created_at": time.time(),
         }
         if start_timeout_s is not None:
             row |= {"deadline": self._clock.now() + start_timeout_s, "clock": self._clock.name}
-        with self._changing("work") as connection:
-            if max_queue is not None and finished is None and _waiting(connection, max_queue) == max_queue:
-                raise QueueFull
-            connection.execute(insert(jobs).values(row))
+
+        def store(connection: Connection) -> Job:
+            if finished is None:
+                limits.check(connection, self._backlog, owner, max_queue, max_waiting, max_unfinished)
+            stored = connection.execute(insert(jobs).values(row).returning(*JOB_COLUMNS)).one()
+            if finished is None:
+                return job_of(stored)
             this = jobs.c.id == row["id"]
-            if finished is not None:
-                complete(connection, self._clock, this, Outcome(*finished))
+            complete(connection, self._clock, this, Outcome(*finished))
             return job_of(connection.execute(select(*JOB_COLUMNS).where(this)).one())
+
+        if self._store.is_sqlite:
+            return self._writer.write(store)
+        with self._changing("work") as connection:
+            return store(connection)
 
     def get(self, job_id: str, owner: str | None = None) -> Job | None:
         """The job; None when there is none, or when it belongs to another owner than the one given."""
@@ -111,9 +137,12 @@ class Queue:
 
     def position(self, job: Job) -> int:
         """How many waiting jobs come before this one; 0 is next."""
-        ahead = (jobs.c.priority < job.priority) | ((jobs.c.priority == job.priority) & (jobs.c.seq < job.seq))
         with self._store.reading() as connection:
-            return connection.scalar(select(func.count()).select_from(jobs).where(WAITING, ahead)) or 0
+            return self._backlog.ahead(connection, job.priority, job.seq)
+
+    def views(self, wanted: Mapping[str, bool]) -> dict[str, sights.View]:
+        """What status polls see: job id -> whether log lines are wanted; a job that is not there is missing."""
+        return sights.views(self._store, wanted)
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state."""
@@ -163,12 +192,12 @@ class Queue:
         renewed = {"deadline": self._clock.now() + self._lease_s, "clock": self._clock.name}
         with self._store.writing() as connection:
             beat = update(jobs).where(held_by(job)).values(renewed).returning(jobs.c.cancel_requested)
-            return _beat(connection.scalar(beat))
+            return Beat.of(connection.scalar(beat))
 
     def look(self, job: Job) -> Beat:
         """What `heartbeat` answers, without renewing the lease: a read, for a few times per second."""
         with self._store.reading() as connection:
-            return _beat(connection.scalar(select(jobs.c.cancel_requested).where(held_by(job))))
+            return Beat.of(connection.scalar(select(jobs.c.cancel_requested).where(held_by(job))))
 
     def log(self, job: Job, *lines: LogLine) -> bool:
         """Add lines for the client. False: the job was given to someone else."""
@@ -211,15 +240,34 @@ class Queue:
         with self._changing("news", "work") as connection:
             return rescue.rescue(connection, self._clock, self._max_attempts, worker)
 
-    def prune(self, older_than_s: float) -> int:
-        """Forget requests that finished `older_than_s` ago and whose webhook is settled. Returns how many."""
-        return rescue.prune(self._store, older_than_s)
+    def prune(self, older_than_s: float, delete_files: Callable[[Sequence[str]], None]) -> int:
+        """Forget requests finished `older_than_s` ago, webhook settled; unstored ones sooner, with their photos."""
+        return rescue.prune(self._store, older_than_s, delete_files)
 
-    # Webhooks, keys, workers
+    def check_room(self, owner: str, **most: int | None) -> None:
+        """Raises what `put` would raise now: for a look before anything else of a request is stored."""
+        with self._store.reading() as connection:
+            limits.check(connection, self._backlog, owner, **most)
 
-    def due_webhooks(self, most: int = 16) -> list[Webhook]:
-        """Webhooks to send now; nobody else gets them for a while. Tell what became of each."""
-        return outbox.due(self._store, most)
+    def register(
+        self, owner: str | None = None, finished_for_s: float | None = None, most: int | None = None
+    ) -> list[erase.Entry]:
+        """Stored requests, newest first; of one owner, or those finished for longer than `finished_for_s`."""
+        return erase.register(self._store, owner, finished_for_s, most)
+
+    def erase(self, job_ids: Iterable[str], delete_files: Callable[[Sequence[str]], None]) -> Iterator[int]:
+        """Cancel, and remove with files, logs and webhooks; yields how many requests each transaction erased."""
+        for some in erase.batches(job_ids):
+            with self._changing("news") as connection:
+                erase.end(connection, self._clock, some)
+            erase.erase(self._store, some, delete_files)
+            yield len(some)
+
+    # Webhooks, workers
+
+    def due_webhooks(self, most: int = 16, busy: Collection[str] = ()) -> list[Webhook]:
+        """Webhooks to send now, none to a `busy` host; nobody else gets them for a while. Tell what became of each."""
+        return outbox.due(self._store, most, busy)
 
     def webhook_delivered(self, webhook: Webhook) -> None:
         outbox.settle(self._store, webhook, retry_in_s=None, error=None)
@@ -227,25 +275,6 @@ class Queue:
     def webhook_failed(self, webhook: Webhook, error: str, retry_in_s: float | None) -> None:
         """`retry_in_s` None: given up."""
         outbox.settle(self._store, webhook, retry_in_s=retry_in_s, error=error)
-
-    def add_key(self, name: str, key_hash: str) -> None:
-        """Raises KeyExists for a name that is or was in use: requests of its owner may still be stored."""
-        keyring.add(self._store, name, key_hash)
-
-    def find_key(self, key_hash: str) -> str | None:
-        """The owner's name, unless the key is unknown or revoked."""
-        return keyring.find(self._store, key_hash)
-
-    def list_keys(self) -> list[Key]:
-        return keyring.every(self._store)
-
-    def revoke_key(self, name: str) -> bool:
-        """False: there is no such key in force."""
-        return keyring.revoke(self._store, name)
-
-    def has_keys(self) -> bool:
-        """Whether any key was ever made: revoking the last one must not open the server."""
-        return keyring.any_made(self._store)
 
     def publish_worker(self, state: WorkerState) -> None:
         """Say how a worker is; `state.age_s` is ignored."""
@@ -266,14 +295,3 @@ class Queue:
                 self._wakeup.ring_with(connection, topic)
         for topic in topics:
             self._wakeup.ring(topic)
-
-
-def _waiting(connection: Connection, most: int) -> int:
-    return (
-        connection.scalar(select(func.count()).select_from(select(jobs.c.seq).where(WAITING).limit(most).subquery()))
-        or 0
-    )
-
-
-def _beat(cancel: bool | None) -> Beat:
-    return Beat(owned=cancel is not None, cancel=bool(cancel))

@@ -1,10 +1,12 @@
 """Jobs that nobody will finish otherwise: expired leases, passed start timeouts; and the end of old ones."""
 
 import time
+from collections.abc import Callable, Sequence
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, delete, exists, insert, not_, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, exists, insert, not_, or_, select
 
 from server.errors import ClientCancelled, RequestTimeout, RunnerDisconnected
+from server.queue.erase import forget, photos_of
 from server.queue.job import Outcome
 from server.queue.rows import RUNNING, complete, outcome_of, requeue, too_late
 from server.queue.store import Clock, Store
@@ -28,8 +30,9 @@ def lost(clock: Clock, worker: str | None) -> ColumnElement[bool]:
 
 def rescue(connection: Connection, clock: Clock, max_attempts: int, worker: str | None) -> int:
     """Requeue or finish each lost job. See Queue.rescue."""
-    columns = (jobs.c.seq, jobs.c.id, jobs.c.state, jobs.c.attempt, jobs.c.spared, jobs.c.cancel_requested)
-    found = select(*columns).where(lost(clock, worker)).limit(BATCH).with_for_update(skip_locked=True)
+    columns = (jobs.c.seq, jobs.c.id, jobs.c.state, jobs.c.attempt, jobs.c.spared)
+    wishes = (jobs.c.cancel_requested, jobs.c.no_retry)
+    found = select(*columns, *wishes).where(lost(clock, worker)).limit(BATCH).with_for_update(skip_locked=True)
     rows = connection.execute(found).mappings().all()
     for row in rows:
         outcome = _ending(row, max_attempts)
@@ -48,22 +51,25 @@ def _ending(row: RowMapping, max_attempts: int) -> Outcome | None:
         return outcome_of(RequestTimeout())
     if row["cancel_requested"]:
         return outcome_of(ClientCancelled())
-    if row["attempt"] - row["spared"] >= max_attempts:
+    if row["no_retry"] or row["attempt"] - row["spared"] >= max_attempts:
         return outcome_of(RunnerDisconnected())
     return None
 
 
-def prune(store: Store, older_than_s: float) -> int:
+def prune(store: Store, older_than_s: float, delete_files: Callable[[Sequence[str]], None]) -> int:
     """Delete finished jobs in small transactions, so that no submit waits long. See Queue.prune."""
     untold = exists().where(outbox.c.job_id == jobs.c.id, outbox.c.deadline.is_not(None))
     keep_s = case((jobs.c.store_io, older_than_s), else_=min(older_than_s, DELIVERY_S))
     old = and_(jobs.c.state == "COMPLETED", jobs.c.finished_at < time.time() - keep_s, not_(untold))
     total = 0
     while True:
+        with store.reading() as connection:
+            rows = connection.execute(select(jobs.c.id, jobs.c.store_io).where(old).limit(BATCH)).all()
+            photos = photos_of(connection, [row.id for row in rows if not row.store_io])
+        ids = [row.id for row in rows]
+        delete_files(photos)
         with store.writing() as connection:
-            ids = connection.scalars(select(jobs.c.id).where(old).limit(BATCH)).all()
-            for table, column in ((logs, logs.c.job_id), (outbox, outbox.c.job_id), (jobs, jobs.c.id)):
-                connection.execute(delete(table).where(column.in_(ids)))
+            forget(connection, ids, photos)
         total += len(ids)
         if len(ids) < BATCH:
             return total

@@ -1,10 +1,13 @@
 """Statements about jobs that more than one of the queue's methods needs."""
 
+import json
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
-from sqlalchemy import ColumnElement, Connection, Row, Update, and_, case, insert, literal, not_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Update, and_, insert, not_, or_, select, update
 
 from server.errors import error_response
 from server.queue.job import Job, Outcome
@@ -14,6 +17,9 @@ from server.queue.tables import jobs, outbox
 WAITING = jobs.c.state == "IN_QUEUE"
 RUNNING = jobs.c.state == "IN_PROGRESS"
 ORDER = (jobs.c.priority, jobs.c.seq)
+
+STORED_FILE = re.compile(r'"file:([0-9a-f]{32}_[A-Za-z0-9._-]+)"')
+"""A stored file's id in a row's JSON."""
 
 JOB_COLUMNS = tuple(column for column in jobs.c if column.name not in {"spared", "deadline", "clock"})
 
@@ -98,6 +104,8 @@ def requeue(connection: Connection, where: ColumnElement[bool], *, spare: bool) 
 
 def complete(connection: Connection, clock: Clock, where: ColumnElement[bool], outcome: Outcome) -> bool:
     """Finish the one job that `where` names, and queue its webhook, in the caller's transaction."""
+    unstored = connection.scalar(select(jobs.c.input).where(where, not_(jobs.c.store_io)))
+    forgotten = {} if unstored is None else {"input": what_remains_of(unstored)}
     done = (
         update(jobs)
         .where(where)
@@ -107,16 +115,22 @@ def complete(connection: Connection, clock: Clock, where: ColumnElement[bool], o
             deadline=None,
             clock=None,
             http_status=outcome.http_status,
-            input=case((jobs.c.store_io, jobs.c.input), else_=literal({}, jobs.c.input.type)),
             result=outcome.body,
             error_type=outcome.error_type,
             inference_time=outcome.inference_time,
             metrics=outcome.metrics,
+            **forgotten,
         )
         .returning(jobs.c.id, jobs.c.webhook)
     )
     row = connection.execute(done).one_or_none()
     if row is not None and row.webhook:
         due = {"deadline": clock.now(), "clock": clock.name}
-        connection.execute(insert(outbox).values(job_id=row.id, url=row.webhook, **due))
+        host = urlsplit(row.webhook).netloc.lower()
+        connection.execute(insert(outbox).values(job_id=row.id, url=row.webhook, host=host, **due))
     return row is not None
+
+
+def what_remains_of(input: dict[str, Any]) -> dict[str, Any]:
+    """Of the input of a request whose client wants nothing kept: only which photos must go with it."""
+    return {"files": [f"file:{file_id}" for file_id in STORED_FILE.findall(json.dumps(input))]}

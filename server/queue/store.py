@@ -25,6 +25,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError
 
 BUSY_TIMEOUT_S = 10
+MOST_THREADS = 48
+"""Connections kept open on SQLite: one for each thread of the HTTP process, so that none is opened under load."""
 NETWORK_FILESYSTEMS = (
     *(
         "nfs",
@@ -135,12 +137,15 @@ class Store:
 
 def _sqlite(url: URL, synchronous: str) -> Engine:
     # isolation_level None: Python's driver must not begin transactions by itself, they begin below.
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None}, hide_parameters=True)
+    options = {"timeout": BUSY_TIMEOUT_S, "isolation_level": None}
+    engine = create_engine(url, connect_args=options, pool_size=MOST_THREADS, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        connection.execute("PRAGMA journal_mode = WAL")
+        # Both stay in the file, and to say them again waits for the write lock.
+        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {synchronous}")
 
     @event.listens_for(engine, "begin")

@@ -50,6 +50,10 @@ jobs = Table(
     Column("error_type", Text),
     Column("inference_time", Float),
     Column("metrics", JSON(none_as_null=True)),
+    # True: the client wants no second try when its worker dies (X-Fal-No-Retry).
+    Column("no_retry", Boolean, nullable=False, server_default=text("false")),
+    # What the client wants for the files that the job makes: server.lifecycle.Lifecycle; NULL: nothing special.
+    Column("lifecycle", JSON(none_as_null=True)),
     sqlite_autoincrement=True,  # a pruned job's seq is never given out again
 )
 # One small index per question, so that finished jobs weigh nothing on the hot path.
@@ -71,6 +75,12 @@ Index(
     jobs.c.finished_at,
     postgresql_where=text("state = 'COMPLETED'"),
     sqlite_where=text("state = 'COMPLETED'"),
+)
+Index(
+    "jobs_unfinished",
+    jobs.c.owner,
+    postgresql_where=text("state <> 'COMPLETED'"),
+    sqlite_where=text("state <> 'COMPLETED'"),
 )
 
 logs = Table(
@@ -95,14 +105,61 @@ outbox = Table(
     Column("deadline", Float, index=True),
     Column("clock", Text),
     Column("last_error", Text),
+    # Tries before the latest replay: they move the fence but do not count for the back-off.
+    Column("spared", Integer, nullable=False, server_default="0"),
+    # Host and port of the URL: so many webhooks at once and no more go to one receiver.
+    Column("host", Text, nullable=False, server_default=""),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", _serial, primary_key=True, autoincrement=True),
+    Column("job_id", String(36), nullable=False, index=True),
+    Column("tried_at", Float, nullable=False),
+    Column("status", Integer),
+    Column("reason", Text),
+    Column("duration_s", Float, nullable=False),
+)
+
+vault = Table(
+    "vault",
+    metadata,
+    Column("id", _serial, primary_key=True, autoincrement=True),
+    Column("purpose", Text, nullable=False),
+    Column("value", Text, nullable=False),
+    Column("signs_from", Float, nullable=False),
+    # NULL: the newest key; else when receivers need it no more.
+    Column("published_until", Float),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner", Text, nullable=False, index=True),
+    # False: the result of a request, which counts against no quota.
+    Column("uploaded", Boolean, nullable=False),
+    # NULL: the upload is unfinished, and expires_at is when it is given up.
+    Column("size", BigInteger),
+    # Bytes of the parts of an unfinished upload.
+    Column("received", BigInteger, nullable=False, server_default="0"),
+    Column("keep_s", Float, nullable=False),
+    Column("acl", JSON(none_as_null=True)),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False, index=True),
 )
 
 keys = Table(
     "keys",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("id", String(36), primary_key=True),
+    Column("name", Text, nullable=False, index=True),
     Column("key_hash", Text, nullable=False, unique=True),
+    # Of server.queue.job.Scope, separated by spaces.
+    Column("scopes", Text, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("used_at", Float),
     Column("revoked_at", Float),
 )
 

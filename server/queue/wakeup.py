@@ -59,16 +59,17 @@ class Wakeup:
             connection.execute(select(func.pg_notify(f"veraicon_{topic}", "")))
 
     def ring(self, topic: Topic) -> None:
-        """On SQLite, ring now; to be called after the commit."""
+        """On SQLite, ring now; to be called after the commit, which no trouble with the bells may undo for the caller."""
         if self._store.is_sqlite:
-            ring_sockets(self._folder, topic)
+            with contextlib.suppress(OSError):
+                ring_sockets(self._folder, topic)
 
     def close(self) -> None:
         self._closed.set()
         for topic in self._bells:
             self.ring(topic)  # a listener on a socket sleeps until something comes
         for thread in self._threads:
-            thread.join()
+            thread.join(POLL_S)
 
     @property
     def _folder(self) -> Path:

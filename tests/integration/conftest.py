@@ -8,6 +8,7 @@ import pytest
 from server.queue.migrations import create_tables
 from server.queue.queue import Queue
 from tests.databases import STORES, PostgreSQL, running_postgresql
+from tests.integration.sealing import Sealed, make_wheelhouse, seal
 
 LEASE_S = 0.6
 
@@ -44,3 +45,15 @@ def open_queue(database_url: str) -> Iterator[Callable[[], Queue]]:
 @pytest.fixture
 def queue(open_queue: Callable[[], Queue]) -> Queue:
     return open_queue()
+
+
+@pytest.fixture(scope="session")
+def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete wheelhouse with the wheel of this working tree; read only."""
+    return make_wheelhouse(tmp_path_factory.mktemp("wheels"))
+
+
+@pytest.fixture(scope="session")
+def sealed(wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory) -> Sealed:
+    """The application as it was installed, from a bundle, in a room without network; read only."""
+    return seal(wheelhouse, tmp_path_factory.mktemp("sealed"))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from server.auth import key_hash, new_key
+from server.auth import USUAL_SCOPES, key_hash, new_key
 from server.queue.queue import Queue
 from tests.app import running_app
 
@@ -32,8 +32,8 @@ class Keyed:
 def keyed(tmp_path: Path) -> Iterator[Keyed]:
     with running_app(tmp_path) as (client, queue):
         anna, ben = new_key(), new_key()
-        queue.add_key("anna", key_hash(anna))
-        queue.add_key("ben", key_hash(ben))
+        queue.keys.add("id-a", "anna", key_hash(anna), USUAL_SCOPES)
+        queue.keys.add("id-b", "ben", key_hash(ben), USUAL_SCOPES)
         yield Keyed(client, queue, anna, ben)
 
 
@@ -79,7 +79,7 @@ def test_another_keys_request_is_not_found(keyed, pulid_input, way):
 
 
 def test_a_revoked_key_is_worthless_at_once(keyed, pulid_input):
-    keyed.queue.revoke_key("anna")
+    keyed.queue.keys.revoke("anna")
 
     assert keyed.submit(f"Key {keyed.anna}", pulid_input).status_code == 401
     assert keyed.submit(f"Key {keyed.ben}", pulid_input).status_code == 200
@@ -87,7 +87,7 @@ def test_a_revoked_key_is_worthless_at_once(keyed, pulid_input):
 
 def test_revoking_every_key_does_not_open_the_server(keyed, pulid_input):
     for name in ("anna", "ben"):
-        keyed.queue.revoke_key(name)
+        keyed.queue.keys.revoke(name)
 
     assert keyed.submit(None, pulid_input).status_code == 401
 

@@ -50,6 +50,25 @@ def test_an_origin_that_is_no_url_is_foreign(wire, origin):
     assert wire.get("/queue/fal-ai/pulid/requests/x/status", host=None, headers={"Origin": origin}).status == 403
 
 
+@pytest.mark.parametrize(
+    "host", ["a" * 300, "a" * 60_000, 'evil"', "a b", "x/y", "user@x", "h:123456", "[::1", "h\xe9"]
+)
+def test_a_host_that_is_none_becomes_part_of_no_url(wire, pulid_input, host):
+    answer = wire.post("/queue/fal-ai/pulid", pulid_input, host=host)
+    assert answer.status == 400
+    assert "Host" in answer.json["detail"]
+
+
+def test_two_hosts_are_none(painting_server):
+    answer = raw(painting_server, b"GET /health HTTP/1.1\r\nHost: fal.run\r\nHost: queue.fal.run\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("host", ["studio_1:8000", "[::1]:8000", "127.0.0.1", "render-01.studio.lan.", "localhost:"])
+def test_every_host_that_can_be_is_accepted(wire, host):
+    assert wire.get("/health", host=host).status == 200
+
+
 @pytest.mark.parametrize("length", ["9" * 5000, "0" * 5000])
 def test_a_number_of_thousands_of_digits_is_compared_and_not_read(wire, pulid_input, length):
     answer = wire.post(f"/fal-ai/pulid?fal_max_queue_length={length}", pulid_input)

@@ -5,6 +5,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from server.queue.job import Beat, LogLine
+from server.queue.migrations import create_tables
+from server.queue.queue import Queue
 from tests.jobs import A, claim_one, put
 
 # cancel and start timeout
@@ -114,3 +116,13 @@ def test_without_any_ring_the_poll_comes_round(queue):
     began = time.monotonic()
     next(rings)
     assert 0.1 < time.monotonic() - began < 5
+
+
+def test_a_bell_that_cannot_be_rung_refuses_no_request(tmp_path):
+    """107: what is on the disk is acknowledged; whoever waits finds it at the next look."""
+    url = f"sqlite:///{tmp_path / 'queue.db'}"
+    create_tables(url)
+    (tmp_path / "queue.wakeup").touch()  # a file where the folder of the sockets must be
+    queue = Queue(url, lease_s=30, max_attempts=3)
+    assert queue.cancel(put(queue).id) == "CANCELLATION_REQUESTED"
+    queue.close()

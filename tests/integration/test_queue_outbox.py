@@ -5,15 +5,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
+from server.queue import migrations
 from server.queue.job import LogLine, WorkerState
 from server.queue.keyring import KeyExists
 from server.queue.migrations import create_tables
 from server.queue.queue import Queue
-from server.queue.store import StoreError, filesystem_of, refuse_network_filesystem
+from server.queue.store import Store, StoreError, filesystem_of, refuse_network_filesystem
 from server.queue.tables import metadata
 from tests.integration.conftest import LEASE_S
 from tests.jobs import claim_one, put
@@ -49,16 +52,71 @@ def test_a_failed_webhook_is_due_again_later_and_a_delivered_one_never(queue):
 
 
 def test_a_key_belongs_to_its_name_until_it_is_revoked(queue):
-    assert not queue.has_keys()
-    queue.add_key("studio", "hash")
-    assert queue.find_key("hash") == "studio"
-    assert queue.find_key("other") is None
-    assert queue.revoke_key("studio")
-    assert not queue.revoke_key("studio")
-    assert queue.find_key("hash") is None
-    assert queue.has_keys(), "revoking the last key must not open the server"
+    keys = queue.keys
+    assert not keys.any_made()
+    keys.add("id-1", "studio", "hash", ("run", "read"))
+    found = keys.find("hash")
+    assert (found.name, found.scopes) == ("studio", ("run", "read"))
+    assert keys.find("other") is None
+    assert keys.revoke("studio") == 1
+    assert keys.revoke("studio") == 0
+    assert keys.find("hash") is None
+    assert keys.any_made(), "revoking the last key must not open the server"
     with pytest.raises(KeyExists):
-        queue.add_key("studio", "another hash")
+        keys.add("id-2", "studio", "another hash", ("run",))
+
+
+def test_a_name_may_have_several_keys_and_each_is_revoked_by_its_id(queue):
+    keys = queue.keys
+    keys.add("id-1", "studio", "one", ("run", "read"))
+    keys.add("id-2", "studio", "two", ("admin",), another=True)
+    with pytest.raises(KeyExists):
+        keys.add("id-2", "other", "three", ("run",))
+
+    assert keys.revoke("id-1") == 1
+    assert keys.find("one") is None
+    assert keys.find("two").scopes == ("admin",)
+
+
+def test_the_last_use_of_a_key_is_noted_once_a_minute(queue):
+    keys = queue.keys
+    keys.add("id-1", "studio", "hash", ("run",))
+    assert keys.every()[0].used_at is None
+
+    first = noted(queue, lambda: keys.find("hash"))
+    keys.find("hash")
+    keys._notes.submit(lambda: None).result()  # the notes are written one after the other: none is on its way any more
+    assert keys.every()[0].used_at == first
+    assert abs(first - time.time()) < 60
+
+
+def noted(queue: Queue, use) -> float:
+    use()
+    limit = time.monotonic() + 10
+    while (used_at := queue.keys.every()[0].used_at) is None:
+        assert time.monotonic() < limit, "the use of a key was never written"
+        time.sleep(0.01)
+    return used_at
+
+
+def test_keys_made_by_an_older_program_keep_working(database_url):
+    """Their own ids are unknown to the server: only the hash is stored."""
+    store = Store(database_url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.set_main_option("path_separator", "os")
+    with store.writing_durably() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        old = "INSERT INTO keys (name, key_hash, created_at) VALUES ('anna', :hash, 5.0)"
+        connection.execute(text(old), {"hash": "ab" * 32})
+    store.close()
+    create_tables(database_url)
+    queue = Queue(database_url, lease_s=LEASE_S, max_attempts=3)
+
+    found = queue.keys.find("ab" * 32)
+    queue.close()
+    assert (found.id, found.name, found.scopes) == ("ab" * 18, "anna", ("run", "read"))
 
 
 def test_a_silent_worker_counts_as_gone(queue):
@@ -85,8 +143,8 @@ def test_only_old_settled_requests_are_pruned(queue):
         job = claim_one(queue)
         queue.log(job, LogLine(1.0, "hello"))
         queue.finish(job, 200, {})
-    assert queue.prune(3600) == 0
-    assert queue.prune(-1) == 1
+    assert queue.prune(3600, print) == 0
+    assert queue.prune(-1, print) == 1
     assert [queue.get(job.id) is None for job in (told, untold, waiting)] == [True, False, False]
     assert queue.logs(told.id) == []
 

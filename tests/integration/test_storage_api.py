@@ -65,6 +65,16 @@ def test_parts_are_joined_by_number_whatever_their_order(wire):
     assert wire.follow(begun["file_url"]).body == CONTENT[1::3] + CONTENT[2::3]
 
 
+def test_a_part_that_is_listed_twice_is_joined_once(wire):
+    begun = wire.post("/storage/upload/initiate-multipart", PNG, host=REST).json
+    path, _, query = begun["upload_url"].partition("?")
+    put_bytes(wire, f"{path}/1?{query}", b"one")
+    done = wire.follow(f"{path}/complete?{query}", "POST", body={"parts": [{"partNumber": 1}] * 3})
+
+    assert (done.status, done.json) == (200, {"size": 3})
+    assert wire.follow(begun["file_url"]).body == b"one"
+
+
 def test_an_upload_without_one_of_its_parts_is_refused(wire):
     begun = wire.post("/storage/upload/initiate-multipart", PNG, host=REST).json
     path, _, query = begun["upload_url"].partition("?")

@@ -1,6 +1,7 @@
 """API keys, on the wire: fal-protocol.md §5, §10 statement 81; and who may listen without keys."""
 
 import json
+import socket
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_every_way_to_present_a_key_is_accepted(guarded, keys, pulid_input, sche
 @pytest.mark.parametrize("authorization", WRONG)
 @pytest.mark.parametrize("host", [QUEUE, RUN, "rest.fal.ai"])
 def test_a_missing_or_wrong_key_is_401_with_a_detail(guarded, pulid_input, authorization, host):
-    """81."""
+    """81: row 83."""
     headers = {} if authorization is None else {"Authorization": authorization}
     path = "/storage/upload/initiate" if host == "rest.fal.ai" else "/fal-ai/pulid"
     answer = guarded.wire.post(path, pulid_input, host=host, headers=headers)
@@ -70,6 +71,30 @@ def test_a_missing_or_wrong_key_is_401_with_a_detail(guarded, pulid_input, autho
     assert isinstance(answer.json["detail"], str)
     assert answer.json["detail"]
     assert authorization is None or len(authorization) < 10 or authorization not in answer.body.decode()
+
+
+def test_a_key_of_a_megabyte_is_refused_and_the_next_request_is_served(guarded, anna, pulid_input):
+    """81: row 83, and never in the log."""
+    refused = guarded.wire.post("/fal-ai/pulid", pulid_input, headers={"Authorization": "Key " + "seKret" * 170_000})
+
+    assert refused.status in {400, 401, 431}
+    assert "seKret" not in refused.body.decode()
+    assert "seKret" not in guarded.log
+    assert guarded.wire.post("/fal-ai/pulid", pulid_input, headers=anna).status == 200
+
+
+def test_a_line_end_in_a_key_makes_no_second_header(guarded, anna):
+    """81: row 83: sent byte by byte, since no client library would."""
+    with socket.create_connection(guarded.wire.address.split(":"), timeout=30) as line:
+        key = anna["Authorization"].encode()
+        line.sendall(
+            b"GET /fal-ai/pulid/requests/x HTTP/1.1\r\nHost: queue.fal.run\r\nConnection: close\r\n"
+            b"Authorization: Key wrong\rAuthorization: " + key + b"\r\n\r\n"
+        )
+        answer = b"".join(iter(lambda: line.recv(65536), b""))
+
+    assert answer.split(b" ", 2)[1] in {b"400", b"401"}
+    assert key not in answer
 
 
 @pytest.mark.parametrize("tail", ["", "/status", "/status/stream", "/response"])
@@ -94,7 +119,7 @@ def test_a_request_belongs_to_its_key(guarded, anna, bert, pulid_input):
 
 
 def test_a_key_made_while_the_server_runs_counts_at_once_and_a_revoked_one_no_more(guarded, keys, pulid_input):
-    """81."""
+    """81: row 83."""
     made = veraicon(keys[0], "keys", "create", "carl")
     headers = {"Authorization": f"Key {made.stdout.split()[-1]}"}
 

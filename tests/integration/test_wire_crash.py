@@ -60,6 +60,17 @@ def test_a_job_that_kills_every_worker_ends_as_disconnected_and_others_go_on(fra
     assert fragile.process.poll() is None
 
 
+def test_a_job_that_wants_no_retry_ends_with_its_worker(fragile, tmp_path):
+    """51: X-Fal-No-Retry; a retry configuration of fal's is accepted, and means nothing here."""
+    gate = Gate(fragile.wire, tmp_path / "gate")
+    request = gate.submit(x_fal_no_retry="Yes", x_fal_retry_config='{"max_retries": 5}')
+    [worker] = gate.wait_for_trace("started", 1)
+    os.kill(worker, signal.SIGKILL)
+
+    assert_is_request_error(fragile.wire.finish(request, RESTART_S), 503, "runner_disconnected")
+    assert len(gate.trace("started")) == 1
+
+
 def test_acknowledged_jobs_and_results_survive_a_kill_of_everything(tmp_path, pulid_input):
     """108: queued, running and finished; the client goes on polling the same URLs."""
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -1,10 +1,13 @@
 """Synchronous run, stream and realtime, on the wire: fal-protocol.md §3, §10 statements 62, 64–66."""
 
+import socket
 import threading
 import time
 import uuid
 
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from tests.pipelines.catalog import BROKEN
 from tests.wire import QUEUE, RUN, Answer
@@ -75,7 +78,7 @@ def test_a_run_that_could_not_start_in_time_is_504(wire, gate):
 
 
 def test_a_run_that_takes_long_is_not_cut(wire, gate):
-    """64, in small: longer than the usual keep-alive and proxy limits of five seconds."""
+    """64: in small, on the real server with its worker: longer than the usual limits of five seconds."""
     answers: list[Answer] = []
     run = threading.Thread(target=lambda: answers.append(wire.post("/test/gate", gate.body, host=RUN)))
     run.start()
@@ -116,14 +119,26 @@ def test_a_websocket_is_refused_and_does_not_hang(wire, host, path):
     """65."""
     answer = wire.get(path, host=host, headers=HANDSHAKE, timeout_s=5)
 
-    assert 400 <= answer.status < 500
+    assert (answer.status, answer.content_type) == (404, "application/json")
+    assert "use subscribe, run, or the queue" in answer.json["detail"]
+
+
+@pytest.mark.parametrize("host", [RUN, "ws.fal.run"])
+def test_a_websocket_client_reads_why_it_is_refused(wire, host):
+    """65: with a real WebSocket library, by both names."""
+    address = f"ws://{host}/fal-ai/pulid/realtime?fal_jwt_token=x"
+    with pytest.raises(InvalidStatus) as refused, socket.create_connection(wire.address.split(":")) as line:
+        connect(address, sock=line, open_timeout=5, proxy=None)
+
+    assert refused.value.response.status_code == 404
+    assert b"not offered" in refused.value.response.body
 
 
 @pytest.mark.parametrize("host", ["rest.fal.ai", "rest.alpha.fal.ai"])
 @pytest.mark.parametrize("path", ["/tokens/", "/tokens"])
-def test_a_realtime_token_is_a_json_string_or_not_offered(wire, host, path):
-    """66, 8: either way without a redirect."""
+def test_realtime_tokens_are_not_offered(wire, host, path):
+    """66, 8: there is no realtime here, so there are no tokens for it; no redirect."""
     answer = wire.post(path, {"allowed_apps": ["pulid"], "token_expiration": 120}, host=host)
 
-    assert answer.content_type == "application/json"
-    assert (answer.status, type(answer.json)) in [(200, str), (404, dict)]
+    assert (answer.status, answer.content_type) == (404, "application/json")
+    assert "use subscribe, run, or the queue" in answer.json["detail"]

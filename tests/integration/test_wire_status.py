@@ -16,7 +16,7 @@ YES, NO = ["?logs=1", "?logs=true", "?logs=True"], ["?logs=0", "?logs=false", "?
 
 
 def test_a_waiting_request_is_202_with_its_position(wire, gate):
-    """0.1, 25, 33."""
+    """25, 33: and §0.1."""
     gate.occupy()
     request = gate.submit()
     answer = wire.status(request)
@@ -53,7 +53,7 @@ def test_the_position_counts_the_requests_ahead_and_never_increases(wire, gate, 
 
 
 def test_a_running_request_is_202_with_the_key_logs(wire, gate):
-    """0.2, 27."""
+    """27: and §0.2."""
     answer = wire.status(gate.run())
 
     assert answer.status == 202
@@ -63,7 +63,7 @@ def test_a_running_request_is_202_with_the_key_logs(wire, gate):
 
 
 def test_a_finished_request_is_200_with_logs_and_metrics(wire, pulid_input):
-    """0.1, 28, 29."""
+    """28, 29: and §0.1."""
     answer = wire.wait_for(wire.submit("fal-ai/pulid", pulid_input), "COMPLETED")
 
     assert answer.status == 200
@@ -85,7 +85,7 @@ def test_the_inference_time_counts_seconds_of_work_not_of_waiting(wire, gate, pu
 
 @pytest.mark.parametrize("query", YES)
 def test_logs_are_an_array_when_asked_for(wire, gate, pulid_input, query):
-    """0.3, 30."""
+    """30: and §0.3."""
     running, finished = gate.run(), wire.submit("fal-ai/pulid", pulid_input)
 
     assert isinstance(wire.status(running, query).json["logs"], list)
@@ -104,7 +104,7 @@ def test_logs_are_null_when_not_asked_for(wire, gate, pulid_input, query):
 
 
 def test_log_entries_have_message_timestamp_level_and_source(wire, pulid_input):
-    """31, §2.2."""
+    """31: and §2.2."""
     logs = wire.wait_for(wire.submit("fal-ai/pulid", pulid_input), "COMPLETED", query="?logs=1").json["logs"]
 
     assert logs

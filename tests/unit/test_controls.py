@@ -106,7 +106,7 @@ def test_a_depth_that_is_no_number_is_an_error(value):
 def test_a_missing_estimator_is_a_422_that_names_its_checkpoint(weights, astronaut, name):
     source = SOURCES[name]
     (weights / source.checkpoint / source.files[-1]).unlink()
-    with pytest.raises(FeatureNotSupported, match=f"weights list {source.checkpoint}`") as caught:
+    with pytest.raises(FeatureNotSupported, match=f"weights pull {source.checkpoint}`") as caught:
         Estimators(weights, PROFILE).draw(name, astronaut)
     assert caught.value.loc == ("controlnet_selection",)
     assert Estimators(weights, PROFILE).draw("canny", astronaut).any()

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.catalog import CATALOG
 from weights.licences import render, table
-from weights.manifest import MANIFEST, WeightsError, read_manifest, select
+from weights.manifest import MANIFEST, File, WeightsError, read_manifest, select
 from weights.store import SHAPES, read_shapes, tiny_root
 
 ROOT = Path(__file__).parents[2]
@@ -88,8 +88,15 @@ def test_an_unknown_checkpoint_is_named_with_the_known_ones():
 def test_a_misspelt_field_in_the_manifest_is_an_error(tmp_path):
     path = tmp_path / "manifest.toml"
     path.write_text(MANIFEST.read_text().replace("commercial_use", "comercial_use", 1))
-    with pytest.raises(TypeError, match="comercial_use"):
+    with pytest.raises(WeightsError, match=r"manifest\.toml is no manifest of weights: .*'comercial_use'"):
         read_manifest(path)
+
+
+@pytest.mark.parametrize("target", ["../outside", "/etc/passwd", "instantid/../../x"])
+def test_a_manifest_cannot_lead_out_of_the_weights_folder(target):
+    """80: whoever writes a manifest chooses names below the root, and nothing else."""
+    with pytest.raises(WeightsError, match="outside the weights folder"):
+        File(path="x", target=target)
 
 
 def test_licences_md_says_what_the_manifest_says():

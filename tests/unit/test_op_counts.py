@@ -15,7 +15,6 @@ from pipelines.pulid.pipeline import PuLIDPipeline
 from pipelines.sdxl.attention import cross_attentions
 from pipelines.sdxl.denoise import Step
 from scripts import full_depth
-from scripts.usual_steps import added_conditions
 from tests.op_counter import HOST_READS, OpCounter, counting
 
 PLAIN_DIFFUSERS = 1862
@@ -74,8 +73,10 @@ def test_diffusers_own_unet_without_identity_launches_more_than_ours_with_it() -
     unet = full_depth.unet("instantid/base")
     unet.set_attn_processor(AttnProcessor2_0())
     text = torch.randn(2, 77, unet.config["cross_attention_dim"])
+    pooled = unet.config["projection_class_embeddings_input_dim"] - 6 * unet.config["addition_time_embed_dim"]
+    added = {"text_embeds": torch.randn(2, pooled), "time_ids": torch.full((2, 6), 64.0)}
     with counting(unet) as counter:
-        unet(torch.randn(2, 4, 8, 8), torch.tensor(5.0), text, added_cond_kwargs=added_conditions(unet))
+        unet(torch.randn(2, 4, 8, 8), torch.tensor(5.0), text, added_cond_kwargs=added)
     assert abs(counter.launches - PLAIN_DIFFUSERS) <= 5
     assert counter.launches > MOST["instantid"]
 

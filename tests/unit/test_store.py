@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.catalog import CATALOG
 from scripts.make_stand_ins import write_pickle, write_safetensors
+from weights.lock import Lock, Locked, Prepared, read_lock, write_lock
 from weights.manifest import WeightsError, read_manifest
 from weights.store import Shapes, check_hash, check_shapes, misfits, missing, read_header, read_shapes, tiny_root
 
@@ -129,6 +130,89 @@ def test_a_web_page_in_place_of_the_weights_is_missing(tmp_path, content):
 
     (problem,) = missing(["lcm-lora"], tmp_path)
     assert "not a safetensors file" in problem.problem
+
+
+HEADERS = {
+    "length": (b"\x00" * 7 + b"\x80", "it announces a header of 9223372036854775808 bytes"),
+    "overlap": (
+        {
+            "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+            "b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]},
+        },
+        "b begins at 4, where 8 was due: tensors overlap or leave a gap",
+    ),
+    "gap": ({"a": {"dtype": "F16", "shape": [2], "data_offsets": [4, 8]}}, "a begins at 4, where 0 was due"),
+    "shape": ({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}, "a has 8 bytes, too few or too many for"),
+    "names": ({"a": 5}, "not a safetensors file"),
+}
+
+
+@pytest.mark.parametrize(("header", "told"), HEADERS.values(), ids=HEADERS)
+def test_a_header_that_lies_is_refused(tmp_path, header, told):
+    """80: no file whose tensors are not exactly where its header says is ever mapped."""
+    (lora,) = read_manifest()["lcm-lora"].files
+    path = tmp_path / lora.target
+    path.parent.mkdir()
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(text if isinstance(header, bytes) else len(text).to_bytes(8, "little") + text + bytes(12))
+    (problem,) = missing(["lcm-lora"], tmp_path)
+    assert str(path) in problem.problem
+    assert told in problem.problem
+
+
+def test_a_link_out_of_the_weights_folder_is_refused(tmp_path):
+    """80: what the server maps is what `verify` has read."""
+    outside, root = put(tmp_path, "elsewhere.safetensors", SMALL), tmp_path / "weights"
+    target = "instantid/pytorch_lora_weights.safetensors"
+    (root / target).parent.mkdir(parents=True)
+    (root / target).symlink_to(outside)
+    (problem,) = missing(["lcm-lora"], root)
+    assert problem.problem == f"is a link to {outside}, outside the weights folder: put the file itself here"
+    (root / target).unlink()
+    put(root, "real.safetensors", SMALL)
+    (root / target).symlink_to(root / "real.safetensors")
+    assert missing(["lcm-lora"], root) == []
+
+
+def test_a_pickle_where_safetensors_belong_is_named_and_not_read(tmp_path):
+    """80: .ckpt, .bin and .pt beside the right name do not stand for it."""
+    for end in (".ckpt", ".bin", ".pt"):
+        path = put(tmp_path, f"instantid/pytorch_lora_weights{end}", SMALL)
+        (problem,) = missing(["lcm-lora"], tmp_path)
+        assert problem.problem == f"is missing; {path.name} lies there, a pickle that this server does not read"
+        path.unlink()
+
+
+def test_a_shard_that_was_cut_is_named(tmp_path):
+    """80: the index is whole, one of its shards is not."""
+    folder = tmp_path / "instantid" / "controlnet-canny"
+    shard = put(tmp_path, "instantid/controlnet-canny/one.safetensors", SMALL)
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text('{"weight_map": {"a": "one.safetensors"}}')
+    with shard.open("r+b") as stream:
+        stream.truncate(shard.stat().st_size - 1)
+    assert "has a shard one.safetensors that is" in problems("controlnet-canny", tmp_path).popitem()[1]
+
+
+def test_a_size_that_the_lock_does_not_know_is_told(tmp_path):
+    """80: a file that was pulled once and has another size now."""
+    path = put(tmp_path, "instantid/pytorch_lora_weights.safetensors", SMALL)
+    pinned = Locked(path.stat().st_size + 1, "0" * 64, "hub")
+    write_lock(tmp_path, Lock().with_file("lcm-lora", "x/y", "c", "instantid/pytorch_lora_weights.safetensors", pinned))
+    (problem,) = missing(["lcm-lora"], tmp_path)
+    assert problem.problem.startswith(f"is {pinned.size - 1} bytes, weights.lock says {pinned.size}: `veraicon weights")
+
+
+def test_a_lock_is_written_whole_and_a_strange_one_is_named(tmp_path):
+    assert read_lock(tmp_path) == Lock()
+    lock = Lock(licences={"a": "2026-01-02"}, prepared={"x": Prepared(1, "0", {"y": "1"}, "float16")})
+    lock = lock.with_file("a", "x/y", "c", "f", Locked(1, "0", "release"))
+    write_lock(tmp_path, lock)
+    assert read_lock(tmp_path) == lock
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.lock"]
+    for text in ("{", "[]", '{"format": 2}', '{"format": 1}', "\x00"):
+        (tmp_path / "weights.lock").write_text(text)
+        with pytest.raises(WeightsError, match=r"weights\.lock cannot be understood"):
+            read_lock(tmp_path)
 
 
 def test_an_unknown_checkpoint_is_an_error(tmp_path):

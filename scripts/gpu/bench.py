@@ -1,0 +1,205 @@
+"""The benchmark: ceilings first, then every way of running each model, one after another, each by itself in memory."""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines.profile import Profile
+from pipelines.sdxl.branches import branches_of
+from pipelines.sdxl.graph import runner_of
+from scripts.gpu.ceilings import Ceilings, count_flops, measure_ceilings
+from scripts.gpu.checks import BARS, exact, latents_of, path_check
+from scripts.gpu.clock import Clock
+from scripts.gpu.columns import Column, never
+from scripts.gpu.journal import Journal
+from scripts.gpu.models import MODELS, PIPELINES, Model
+from scripts.gpu.networks import Kit
+from scripts.gpu.others import Other, other_column
+from scripts.gpu.ours import our_column
+from scripts.gpu.rows import Row, measure
+
+OTHERS: tuple[Other, ...] = ("upstream", "plain")
+SPEEDS: dict[str, dict[str, Any]] = {
+    "eager": {},
+    "graph": {"graphs": True},
+    "branches": {"graphs": True, "branches": True},
+    "compiled": {"graphs": True, "compile": True},
+}
+"""What the profile switches on in each of our columns. Branches are InstantID's: PuLID has no ControlNets."""
+
+SLOW = "compiled"
+"""Takes minutes to get ready: last, when everything else is written."""
+
+RECORDED_WITH = 2
+"""Requests until a kind of step is recorded: the second one is."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the default request comes to in float32, and its operations."""
+
+    latents: Tensor
+    flops: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Args:
+        kit: networks. clock: how often. columns: names of `OTHERS` and `SPEEDS`.
+        deadline: by `time.monotonic`; columns that would begin after it are recorded as skipped.
+        single: only one request at a time, no batches.
+    """
+
+    kit: Kit
+    clock: Clock
+    columns: tuple[str, ...]
+    deadline: float
+    single: bool = False
+
+    @property
+    def dtype(self) -> str:
+        return str(self.kit.dtype).removeprefix("torch.")
+
+
+def run_bench(plan: Plan, journal: Journal) -> None:
+    """Everything in the plan; what goes wrong in one column is recorded and hides no other."""
+    torch.backends.cudnn.benchmark = True
+    ceilings = measure_ceilings(plan.kit, plan.clock)
+    for name, rate in ceilings.flops.items():
+        journal.write("ceiling", {"name": f"matrix product in {name}", "value": rate / 1e12, "unit": "TFLOP/s"})
+    journal.write("ceiling", {"name": "copy", "value": ceilings.bytes / 1e9, "unit": "GB/s"})
+    references: dict[Model, Reference] = {}
+    for model in MODELS:
+        attempt(journal, plan, f"{model} in float32", lambda m=model: exactly(plan, m, references, journal))
+        if reference := references.get(model):
+            name = f"{model} upstream in float32"
+            attempt(journal, plan, name, partial(upstreams, plan, reference, model, journal))
+    for names in (set(plan.columns) - {SLOW}, {SLOW}):
+        for model in MODELS:
+            for name, make in makers(plan, model, [name for name in plan.columns if name in names]):
+                work = partial(bench_column, plan, ceilings, references.get(model), make, journal)
+                attempt(journal, plan, f"{model} {name}", work)
+
+
+def attempt(journal: Journal, plan: Plan, name: str, work: Callable[[], object]) -> None:
+    """Do it unless time is up, and clean up after it; its failure is recorded and not raised."""
+    if time.monotonic() > plan.deadline:
+        journal.write("skipped", {"name": name, "why": "no time was left"})
+        return
+    try:
+        work()
+    except Exception as error:  # a card too small for one column, or a bug in one, must not lose the rest
+        lines = str(error).splitlines() or [""]
+        journal.write("failure", {"name": name, "why": f"{type(error).__name__}: {lines[0]}"})
+    gc.collect()
+    if plan.kit.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+
+
+def exactly(plan: Plan, model: Model, references: dict[Model, Reference], journal: Journal) -> None:
+    """Our eager result in float32, which our faster ways must give too; compiling is left for half precision.
+
+    Args:
+        references: where the result is put.
+    """
+    kit = plan.kit.to(torch.float32)
+    with exact():
+        pipeline = PIPELINES[model](kit)
+        plain = our_column("eager", kit, model, pipeline)
+        reference = Reference(latents_of(plain), count_flops(lambda: plain.run(1, never)))
+        references[model] = reference
+        journal.write("ceiling", {"name": f"a request to {model}", "value": reference.flops / 1e12, "unit": "TFLOP"})
+        for name in own(plan.columns, model):
+            if name not in {"eager", SLOW}:
+                column = sped_up(name, kit, model, pipeline, single=True)
+                attempt(journal, plan, f"{model} {name} in float32", partial(same, column, reference, journal))
+
+
+def same(column: Column, reference: Reference, journal: Journal) -> None:
+    """A way of running in float32 must come to the reference's result."""
+    column.ready()
+    journal.check(path_check(column, "float32", reference.latents, BARS["float32"]))
+
+
+def upstreams(plan: Plan, reference: Reference, model: Model, journal: Journal) -> None:
+    """Upstream's way must come to the same result as ours."""
+    with exact():
+        same(other_column("upstream", plan.kit.to(torch.float32), model), reference, journal)
+
+
+def own(names: Sequence[str], model: Model) -> list[str]:
+    """Those of our columns that this model has."""
+    return [name for name in names if name in SPEEDS and (name, model) != ("branches", "pulid")]
+
+
+def makers(plan: Plan, model: Model, names: Sequence[str]) -> Iterator[tuple[str, Callable[[], Column]]]:
+    """What makes each column. Ours share their networks, the others' come and go first."""
+    for name in OTHERS:
+        if name in names:
+            yield name, partial(other_column, name, plan.kit, model)
+    kept: list[Any] = []
+    for name in own(names, model):
+        yield name, lambda name=name: sped_up(name, plan.kit, model, once(kept, plan.kit, model), plan.single)
+
+
+def once(kept: list[Any], kit: Kit, model: Model) -> Any:
+    """The pipeline in the list, made when there is none yet."""
+    if not kept:
+        kept.append(PIPELINES[model](kit))
+    return kept[0]
+
+
+def sped_up(name: str, kit: Kit, model: Model, pipeline: Any, single: bool = False) -> Column:
+    """Our column with what its name switches on; `single` makes it ready for one request at a time only."""
+    profile = Profile(device=kit.device, **SPEEDS[name])
+    device = pipeline.unet.device
+    pipeline.runner = runner_of(profile, device)
+    if model == "instantid":
+        pipeline.branches = branches_of(profile.branches, device)
+    column = our_column(name, kit, model, pipeline)
+    if single or name == SLOW:  # every size of a batch is compiled for itself
+        column = replace(column, batches=(1,))
+    return replace(column, ready=lambda: warm_up(column, pipeline))
+
+
+def warm_up(column: Column, pipeline: Any) -> None:
+    """Until every batch runs the fast way. Raises RuntimeError when something could not be recorded or compiled."""
+    runner = pipeline.runner
+    if runner.recorder is None:
+        return
+    for batch in column.batches:
+        for _ in range(RECORDED_WITH):
+            column.run(batch, never)
+    if runner.compiler:
+        runner.compiler.wait()
+        for batch in column.batches:
+            column.run(batch, never)
+    failures = [*runner.failures, *(runner.compiler.failures if runner.compiler else ())]
+    if failures or runner.recorded < len(column.batches):
+        raise RuntimeError(f"{runner.recorded} kinds of steps were recorded; {'; '.join(failures) or 'none failed'}")
+
+
+def bench_column(
+    plan: Plan, ceilings: Ceilings, reference: Reference | None, make: Callable[[], Column], journal: Journal
+) -> None:
+    """Measure one column, then compare what it computes with the reference."""
+    column = make()
+    began = time.monotonic()
+    column.ready()
+    if column.name in SPEEDS and column.name != "eager":
+        journal.rows([Row(column.model, column.name, "recording and compiling", "s", time.monotonic() - began)])
+    rate = ceilings.flops.get(plan.dtype, ceilings.flops["float16"])
+    for row in measure(column, plan.clock, reference.flops if reference else None, rate):
+        journal.rows([row])
+    if reference and column.latents:
+        check = path_check(column, plan.dtype, reference.latents, BARS[plan.dtype])
+        journal.rows([Row(column.model, column.name, "error against float32", "", check.error)])
+        journal.check(check)

@@ -1,0 +1,99 @@
+"""Erase: requests and all that the server keeps of them, before keep_results_h would."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, Text, and_, cast, delete, or_, select, true
+
+from server.errors import ClientCancelled
+from server.queue.job import State
+from server.queue.rows import STORED_FILE, complete, outcome_of
+from server.queue.store import Clock, Store
+from server.queue.tables import deliveries, files, jobs, logs, outbox
+
+AT_ONCE = 500
+"""Requests per transaction, so that no submit waits long."""
+INPUT, RESULT = cast(jobs.c.input, Text), cast(jobs.c.result, Text)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stored request as the operator sees it: nothing of what it holds. Times in unix seconds."""
+
+    id: str
+    endpoint: str
+    owner: str
+    state: State
+    http_status: int | None
+    created_at: float
+    finished_at: float | None
+
+
+def register(store: Store, owner: str | None, finished_for_s: float | None, most: int | None) -> list[Entry]:
+    """Stored requests, newest first; of one owner, or those finished for longer than `finished_for_s`."""
+    columns = [jobs.c[name] for name in Entry.__dataclass_fields__]
+    found = select(*columns).where(*wanted(owner, finished_for_s)).order_by(jobs.c.seq.desc()).limit(most)
+    with store.reading() as connection:
+        return [Entry(*row) for row in connection.execute(found)]
+
+
+def wanted(owner: str | None, finished_for_s: float | None) -> Iterator[ColumnElement[bool]]:
+    yield jobs.c.owner == owner if owner is not None else true()
+    if finished_for_s is not None:
+        yield and_(jobs.c.state == "COMPLETED", jobs.c.finished_at < time.time() - finished_for_s)
+
+
+def end(connection: Connection, clock: Clock, job_ids: Sequence[str]) -> None:
+    """Cancel what is unfinished. The fence moves: a worker stops after its step, and drops what it made."""
+    open_ones = select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.state != "COMPLETED").with_for_update()
+    for job_id in connection.scalars(open_ones).all():
+        complete(connection, clock, jobs.c.id == job_id, outcome_of(ClientCancelled()))
+
+
+def files_of(connection: Connection, job_ids: Sequence[str]) -> list[str]:
+    """The stored files of these requests that no other request needs: their results, and their data-URI inputs."""
+    made = select(RESULT).where(jobs.c.id.in_(job_ids), jobs.c.http_status < 400)  # an error repeats its client's words
+    results = {file_id for text in connection.scalars(made) for file_id in STORED_FILE.findall(text)}
+    return sorted(results.union(photos_of(connection, job_ids)))
+
+
+def photos_of(connection: Connection, job_ids: Sequence[str]) -> list[str]:
+    """The stored files that only these requests' inputs name, and that are no uploads: those are their owner's."""
+    texts = connection.scalars(select(INPUT).where(jobs.c.id.in_(job_ids)))
+    given = {file_id for text in texts for file_id in STORED_FILE.findall(text)}
+    if not given:
+        return []
+    # The same photo in two requests is one file: it stays as long as one of them does.
+    names_file = or_(INPUT.contains('"file:'), RESULT.contains('"file:'))
+    others = select(INPUT, RESULT).where(jobs.c.id.not_in(job_ids), names_file)
+    for text_in, text_out in connection.execution_options(yield_per=1000).execute(others):
+        given.difference_update(STORED_FILE.findall(text_in), STORED_FILE.findall(text_out or ""))
+    for some in batches(given):
+        given.difference_update(connection.scalars(select(files.c.id).where(files.c.id.in_(some), files.c.uploaded)))
+    return sorted(given)
+
+
+def forget(connection: Connection, job_ids: Sequence[str], file_ids: Sequence[str] = ()) -> None:
+    """Remove the rows of these requests, and what is known of their files."""
+    for table in (logs, outbox, deliveries):
+        connection.execute(delete(table).where(table.c.job_id.in_(job_ids)))
+    connection.execute(delete(jobs).where(jobs.c.id.in_(job_ids)))
+    for some in batches(file_ids):
+        connection.execute(delete(files).where(files.c.id.in_(some)))
+
+
+def erase(store: Store, job_ids: Sequence[str], delete_files: Callable[[Sequence[str]], None]) -> None:
+    """The bytes first, then the rows: after a crash in between, the request is still there to be erased again."""
+    with store.reading() as connection:
+        file_ids = files_of(connection, job_ids)
+    delete_files(file_ids)
+    with store.writing_durably() as connection:
+        forget(connection, job_ids, file_ids)
+
+
+def batches(ids: Iterable[str]) -> Iterator[list[str]]:
+    """`ids` in portions that one statement can name."""
+    left = list(ids)
+    for start in range(0, len(left), AT_ONCE):
+        yield left[start : start + AT_ONCE]

@@ -1,0 +1,137 @@
+"""The ledger of files: whose a file is, how large, who may read it and until when. The bytes are in the file store."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
+
+from server.errors import RequestError
+from server.queue.store import Store
+from server.queue.tables import files
+
+UNFINISHED_S = 7200.0
+"""How long an upload may stay unfinished: twice as long as its ticket is valid."""
+MOST_AT_ONCE = 500
+MEGABYTE = 1024 * 1024
+
+Claim = Literal["yours", "taken", "unknown"]
+
+
+class QuotaExceeded(RequestError):
+    """This key's uploads fill their share of the server."""
+
+    http_status, error_type = 413, "upload_quota_exceeded"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of the ledger.
+
+    Args:
+        size: bytes; None while the upload is unfinished.
+        acl: see server.lifecycle.Lifecycle; None: for everybody who has the URL.
+        expires_at: unix seconds from which on nobody may read it.
+    """
+
+    owner: str
+    size: int | None
+    acl: dict[str, Any] | None
+    expires_at: float
+
+
+class Ledger:
+    """Files that were uploaded, and results whose client wants them gone early. Others end with keep_results_h."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def begin(self, file_id: str, owner: str, keep_s: float, acl: dict[str, Any] | None) -> None:
+        """An upload that will come; `keep_s` counts from its completion. Durable: its URL is given away next."""
+        now = time.time()
+        row = {"id": file_id, "owner": owner, "uploaded": True, "keep_s": keep_s, "acl": acl}
+        with self._store.writing_durably() as connection:
+            connection.execute(insert(files).values(created_at=now, expires_at=now + UNFINISHED_S, **row))
+
+    def add_result(self, file_id: str, owner: str, size: int, keep_s: float, acl: dict[str, Any] | None) -> None:
+        """A result that is about to be written. Durable, and before its bytes: none outlives its end unnoticed."""
+        now = time.time()
+        row = {"id": file_id, "owner": owner, "uploaded": False, "size": size, "keep_s": keep_s, "acl": acl}
+        with self._store.writing_durably() as connection:
+            connection.execute(insert(files).values(created_at=now, expires_at=now + keep_s, **row))
+
+    def claim(self, file_id: str, size: int, most_mb: int) -> Claim:
+        """Complete an upload, once: of several at the same time one gets "yours", and writes the bytes.
+
+        Args:
+            most_mb: what all files of its owner may weigh together; 0: no limit.
+
+        Raises:
+            QuotaExceeded: 413; the upload stays unfinished.
+        """
+        with self._store.writing_durably() as connection:
+            known = select(files.c.owner, files.c.size, files.c.received).where(files.c.id == file_id)
+            row = connection.execute(known).one_or_none()
+            if row is None:
+                return "unknown"
+            if row.size is not None:
+                return "taken"
+            check_quota(connection, row.owner, size - row.received, most_mb)
+            now = time.time()
+            mine = update(files).where(files.c.id == file_id, files.c.size.is_(None), files.c.expires_at > now)
+            taken = connection.execute(mine.values(size=size, expires_at=now + files.c.keep_s)).rowcount
+        return "yours" if taken else "taken"
+
+    def note_received(self, file_id: str, size: int) -> None:
+        """What the parts of an unfinished upload weigh now: they count against its owner's share as well."""
+        with self._store.writing() as connection:
+            connection.execute(update(files).where(files.c.id == file_id).values(received=size))
+
+    def reopen(self, file_id: str) -> None:
+        """The bytes of a claimed upload could not be written: its client may send them again."""
+        until = time.time() + UNFINISHED_S
+        with self._store.writing() as connection:
+            connection.execute(update(files).where(files.c.id == file_id).values(size=None, expires_at=until))
+
+    def check_room(self, owner: str, size: int, most_mb: int) -> None:
+        """Raises QuotaExceeded when `size` bytes more would exceed the owner's share; `most_mb` 0: never."""
+        with self._store.reading() as connection:
+            check_quota(connection, owner, size, most_mb)
+
+    def find(self, file_id: str) -> Entry | None:
+        """None for a file that the ledger knows nothing of."""
+        columns = (files.c.owner, files.c.size, files.c.acl, files.c.expires_at)
+        with self._store.reading() as connection:
+            row = connection.execute(select(*columns).where(files.c.id == file_id)).one_or_none()
+        return Entry(*row) if row else None
+
+    def owned(self, owner: str) -> list[str]:
+        """Every file that `owner` uploaded, or is uploading."""
+        with self._store.reading() as connection:
+            return list(connection.scalars(select(files.c.id).where(files.c.owner == owner)))
+
+    def over(self) -> list[str]:
+        """Some of the files whose time is over: delete their bytes, and then `forget` them."""
+        with self._store.reading() as connection:
+            found = select(files.c.id).where(files.c.expires_at <= time.time()).limit(MOST_AT_ONCE)
+            return list(connection.scalars(found))
+
+    def forget(self, file_ids: Sequence[str]) -> None:
+        with self._store.writing() as connection:
+            connection.execute(delete(files).where(files.c.id.in_(file_ids)))
+
+
+def check_quota(connection: Connection, owner: str, size: int, most_mb: int) -> None:
+    """Raises QuotaExceeded. In a writing transaction on PostgreSQL, the locks make uploads of one owner take turns."""
+    if not most_mb:
+        return
+    alive = and_(files.c.owner == owner, files.c.uploaded, files.c.expires_at > time.time())
+    sizes = select(func.coalesce(files.c.size, files.c.received).label("size")).where(alive)
+    taken = sizes.order_by(files.c.id).with_for_update().subquery()
+    used = connection.scalar(select(func.sum(taken.c.size))) or 0
+    if used + size > most_mb * MEGABYTE:
+        raise QuotaExceeded(
+            f"Uploads of one key may take {most_mb} MB together (max_upload_total_mb), and {used // MEGABYTE} MB are "
+            "in use: let some expire (X-Fal-Object-Lifecycle), or ask the operator for more."
+        )

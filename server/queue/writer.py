@@ -1,0 +1,93 @@
+"""Writer: durable writes of one process share their fsync: what waits while one commit runs goes into the next."""
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+
+from server.queue.store import Store
+
+MOST = 64
+"""Writes in one transaction, so that other processes get their turn."""
+
+Written = TypeVar("Written")
+Action = Callable[[Connection], Written]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One write, and whoever waits for it."""
+
+    action: Action[Any]
+    done: Future[Any]
+
+
+class Writer:
+    """One thread that writes for all others. On SQLite alone: writers of one process would only wait for its lock.
+
+    Args:
+        after: called after each commit, before anybody is told that the write is done.
+    """
+
+    def __init__(self, store: Store, after: Callable[[], None]) -> None:
+        self._store, self._after = store, after
+        self._wishes = queue.SimpleQueue[Wish | None]()
+        self._starting, self._thread = threading.Lock(), None
+
+    def write(self, action: Action[Written]) -> Written:
+        """What `action` returns, once that is on the disk. Raises what it raises, and then it wrote nothing."""
+        self._start()
+        wish = Wish(action, Future())
+        self._wishes.put(wish)
+        return wish.done.result()
+
+    def close(self) -> None:
+        """Write what is wished for, then end."""
+        if self._thread is not None:
+            self._wishes.put(None)
+            self._thread.join()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        open_ = True
+        while open_:
+            batch = [self._wishes.get()]
+            while len(batch) < MOST and not self._wishes.empty():
+                batch.append(self._wishes.get())
+            open_ = None not in batch
+            self._commit([wish for wish in batch if wish is not None])
+
+    def _commit(self, batch: Sequence[Wish]) -> None:
+        """All or nothing on the disk; but one that fails by itself spares the others."""
+        if not batch:
+            return
+        try:
+            with self._store.writing_durably() as connection:
+                outcomes = [attempt(wish.action, connection) for wish in batch]
+            self._after()
+        except Exception as error:  # nothing was stored: everybody is told so
+            for wish in batch:
+                wish.done.set_exception(error)
+            return
+        for wish, outcome in zip(batch, outcomes, strict=True):
+            outcome(wish.done)
+
+
+def attempt(action: Action[Any], connection: Connection) -> Callable[[Future[Any]], None]:
+    """Act inside a savepoint; how its outcome is told once the whole is on the disk."""
+    try:
+        with connection.begin_nested():
+            written = action(connection)
+    except Exception as error:
+        refusal = error
+        return lambda done: done.set_exception(refusal)
+    return lambda done: done.set_result(written)
