@@ -137,6 +137,24 @@ class Pipeline(Protocol):
 
 
 @dataclass(frozen=True)
+class CardStage:
+    """What must be on the card at once during a part of a request, for planning its memory.
+
+    Args:
+        networks: name -> its key/shape list in weights/shapes, or ``list:prefix`` for the keys that begin so; one
+            name in several endpoints is one shared network.
+        rows: of the largest usual batch, with guidance; 0 where only pictures are decoded.
+        width / height: of the largest usual picture, in pixels.
+    """
+
+    name: str
+    networks: Mapping[str, str]
+    rows: int = 0
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True)
 class Endpoint:
     """A public id and everything the server must know to offer it.
 
@@ -147,6 +165,7 @@ class Endpoint:
         checkpoints: names in weights/manifest.toml that must be present before the server starts.
         commercial_use: fal's label on the model page (the weights' licences decide, see LICENCES.md).
         aliases: other ids of fal's with (nearly) the same input, answered for when the operator switches them on.
+        stages: what the card must hold, for `veraicon doctor`.
     """
 
     id: str
@@ -159,3 +178,4 @@ class Endpoint:
     checkpoints: tuple[str, ...] = ()
     commercial_use: Literal["yes", "research only"] = "research only"
     aliases: tuple[str, ...] = ()
+    stages: tuple[CardStage, ...] = ()

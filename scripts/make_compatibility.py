@@ -16,7 +16,8 @@ NUMBERS = re.compile(r"((?:\d+(?:[-–]\d+)?(?:, | and )?)+)[.:]")
 HEAD = """# fal compatibility
 
 What Veraicon promises about fal's wire protocol, one statement a line, and the tests that prove it: against a real
-server process, by raw sockets or by fal's own client. Generated from their docstrings by scripts/make_compatibility.py.
+server process, by raw sockets or by fal's own clients; some have a test of one part beside. Generated from the tests'
+docstrings by scripts/make_compatibility.py.
 
 A statement without a test may well hold; nobody has proven it yet.
 """

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up .venv from the pinned lists: scripts/setup.sh [auto|cpu|gpu]. A second call with the same lists is instant.
+# Sets up .venv from the pinned lists: scripts/setup.sh [auto|cpu|gpu|gpu-cu12]. A second call with the same lists is instant.
 # With WHEELHOUSE=folder (made by `make wheelhouse`) from its wheels alone, without network; then without what tests need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -33,14 +33,14 @@ pip_setting() {
 # A local CPU-only torch file is taken with the list without CUDA; the registry's torch needs its CUDA libraries even on a CPU.
 choose_list() {
     case "$1" in
-        gpu) echo gpu ;;
+        gpu | gpu-cu12) echo "$1" ;;
         cpu)
             local found
             found=$("$uv" pip install --dry-run --no-deps --target "$venv/.probe" torch==2.13.0 2>&1) \
                 || fail "no torch 2.13.0 can be had: $found"
             case "$found" in *torch==2.13.0+cpu*) echo cpu ;; *) echo cpu-cuda-torch ;; esac ;;
         auto) if [ $has_gpu = gpu ]; then echo gpu; else choose_list cpu; fi ;;
-        *) fail "unknown kind '$1'; use auto, cpu or gpu" ;;
+        *) fail "unknown kind '$1'; use auto, cpu, gpu or gpu-cu12" ;;
     esac
 }
 

@@ -93,9 +93,11 @@ def refuse_foreign(headers: Mapping[str, str]) -> None:
     Raises:
         Forbidden: 403.
     """
-    host, origin = headers.get("host", ""), headers.get("origin")
-    known_host = is_loopback(host) or host_name(host) in FAL_HOSTS
-    if known_host and (origin is None or is_loopback(host_of_origin(origin))):
+    origin = headers.get("origin")
+    # The one that a page's own request names is checked, too: a page may write X-Forwarded-Host, but not Host.
+    hosts = [headers.get("host", ""), *([headers["x-asked-host"]] if "x-asked-host" in headers else [])]
+    known_hosts = all(is_loopback(host) or host_name(host) in FAL_HOSTS for host in hosts)
+    if known_hosts and (origin is None or is_loopback(host_of_origin(origin))):
         return
     raise Forbidden
 

@@ -1,9 +1,18 @@
-"""Cards: whether the driver and the GPUs fit the CUDA that torch brings; judged from what `pipelines.probe` reports."""
+"""Cards: whether driver, GPUs and their memory suffice; judged from what `pipelines.probe` reports."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+from pipelines.endpoint import CardStage, Endpoint
+from pipelines.errors import LoadError
+from pipelines.memory import Stage, choose, decode_scratch, plan, step_scratch
 from server.checks import Finding
+from server.settings import Settings
+from weights.store import read_shapes
+
+HALF = 2
+"""Bytes of a number in half precision."""
 
 LEAST_DRIVER = {13: 580, 12: 525}
 """CUDA major -> oldest driver that runs it (NVIDIA, CUDA Compatibility, minor version compatibility, table 1)."""
@@ -40,6 +49,39 @@ def architecture_findings(report: dict[str, Any]) -> list[Finding]:
             )
             findings.append(Finding(name, "stop", message, f"use a newer card, or {OLDER_LIST}"))
     return findings
+
+
+def memory_findings(report: dict[str, Any], settings: Settings, catalog: Sequence[Endpoint]) -> list[Finding]:
+    """Per card, what stays on it and what comes and goes; counted from the networks' shapes, not measured."""
+    findings = []
+    for gpu in report.get("gpus", []):
+        name = f"memory of GPU {gpu['index']}"
+        try:
+            chosen = choose(gpu["memory"]) if settings.memory_profile == "auto" else settings.memory_profile
+        except LoadError as error:
+            findings.append(Finding(name, "stop", str(error), "use a larger card"))
+            continue
+        planned = plan(chosen, [stage_of(endpoint, one) for endpoint in catalog for one in endpoint.stages])
+        told = "; ".join(planned.lines)
+        if planned.fits:
+            findings.append(Finding(name, "ok", told))
+        else:
+            findings.append(Finding(name, "warn", told, "lower max_side_px, or use a larger card"))
+    return findings
+
+
+def stage_of(endpoint: Endpoint, stage: CardStage) -> Stage:
+    """The stage in bytes: networks in half precision, and what is computed with them."""
+    weights = {name: HALF * numbers_in(shapes) for name, shapes in stage.networks.items()}
+    size = (stage.width, stage.height)
+    scratch = step_scratch(stage.rows, *size) if stage.rows else decode_scratch(*size, HALF)
+    return Stage(f"{endpoint.title}: {stage.name}", weights, scratch)
+
+
+def numbers_in(network: str) -> int:
+    """How many numbers a network has, by its ``list`` or ``list:prefix``."""
+    name, _, prefix = network.partition(":")
+    return sum(math.prod(shape) for key, (shape, _) in read_shapes(name).items() if key.startswith(prefix))
 
 
 def runs_on(capability: str, architectures: Sequence[str]) -> bool:

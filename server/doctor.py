@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.endpoint import Endpoint
-from server.cards import architecture_findings, driver_findings
+from server.cards import architecture_findings, driver_findings, memory_findings
 from server.checks import Finding, disk_finding, keys_finding, port_finding, tls_findings, weights_findings
 from server.queue.queue import Queue
 from server.queue.store import StoreError
@@ -25,7 +25,7 @@ def examine(settings: Settings, catalog: Sequence[Endpoint], queue: Queue) -> li
     return [
         Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}"),
         Finding("packages", "ok", ", ".join(installed())),
-        *device_findings(settings),
+        *device_findings(settings, catalog),
         disk_finding(settings.data_dir),
         *weights_findings(settings, catalog),
         *tls_findings(settings),
@@ -54,7 +54,7 @@ def queue_finding(settings: Settings, queue: Queue) -> Finding:
         return Finding("queue", "stop", f"the queue's database cannot be used: {type(error).__name__}", remedy)
 
 
-def device_findings(settings: Settings) -> list[Finding]:
+def device_findings(settings: Settings, catalog: Sequence[Endpoint]) -> list[Finding]:
     """What `python -m pipelines.probe` sees: it runs apart, because it loads torch."""
     try:
         report = probe()
@@ -63,7 +63,7 @@ def device_findings(settings: Settings) -> list[Finding]:
     seen = Finding("device", "ok", summary(report))
     if not settings.resolved_device.startswith("cuda"):
         return [seen, Finding("device used", "ok", f"{settings.resolved_device}, as the settings say")]
-    return [seen, *cuda_findings(report)]
+    return [seen, *cuda_findings(report), *memory_findings(report, settings, catalog)]
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -76,7 +76,7 @@ def cuda_findings(report: dict[str, Any]) -> list[Finding]:
     """Full weights run on CUDA: torch and onnxruntime must both see it, and never fall back."""
     findings = [finding for finding in driver_findings(report) if finding.level == "stop"]
     findings += [finding for finding in architecture_findings(report) if finding.level == "stop"]
-    if not report.get("gpus") and not findings:
+    if not report.get("gpus"):
         remedy = "install the NVIDIA driver, or look at the program without a GPU: `veraicon serve --weights tiny`"
         findings.append(Finding("cuda", "stop", "torch sees no NVIDIA GPU", remedy))
     if CUDA not in report.get("execution_providers", []):

@@ -7,6 +7,9 @@ from typing import Self
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+ASKED = b"x-asked-host"
+"""The Host that the nearest peer named, kept beside the forwarded one."""
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -54,8 +57,9 @@ class Forwarded:
         if scheme in {"http", "https"}:
             changed["scheme"] = scheme if scope["type"] == "http" else scheme.replace("http", "ws")
         if host := last(headers.get("x-forwarded-host", "")):
-            others = [(name, value) for name, value in scope["headers"] if name != b"host"]
-            changed["headers"] = [(b"host", host.encode("latin-1")), *others]
+            others = [(name, value) for name, value in scope["headers"] if name not in {b"host", ASKED}]
+            asked = headers.get("host", "").encode("latin-1")
+            changed["headers"] = [(b"host", host.encode("latin-1")), (ASKED, asked), *others]
         hops = [hop.strip() for hop in ",".join(headers.getlist("x-forwarded-for")).split(",") if hop.strip()]
         if hops:
             changed["client"] = (next((hop for hop in reversed(hops) if hop not in self.trusted), hops[0]), 0)

@@ -29,6 +29,7 @@ from server.pulse import Pulse
 from server.queue.job import Job, WorkerState
 from server.queue.opening import open_queue
 from server.queue.queue import Queue
+from server.readahead import files_of, reading_ahead
 from server.settings import Settings, read_settings
 from server.stages import Stages
 from weights.install import tiny_weights
@@ -151,10 +152,11 @@ class Worker:
 
     def _load(self) -> None:
         profile, root, shelf = profile_of(self.settings), weights_root(self.settings), Shelf()
-        for endpoint in self.catalog.values():
-            began = time.monotonic()
-            self.pipelines[endpoint.id] = opened(endpoint.pipeline).load(root / endpoint.folder, profile, shelf)
-            log.info("model loaded", endpoint=endpoint.id, seconds=round(time.monotonic() - began, 2))
+        with reading_ahead(files_of(self.catalog.values(), self.settings, root)):
+            for endpoint in self.catalog.values():
+                began = time.monotonic()
+                self.pipelines[endpoint.id] = opened(endpoint.pipeline).load(root / endpoint.folder, profile, shelf)
+                log.info("model loaded", endpoint=endpoint.id, seconds=round(time.monotonic() - began, 2))
 
     def _generate(self, assignment: Assignment) -> None:
         if assignment.ended:

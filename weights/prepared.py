@@ -8,6 +8,7 @@ from weights.lock import Lock, Locked, read_lock
 from weights.manifest import Checkpoint, File
 from weights.places import shards_of, source_of
 
+LARGE = (".safetensors", ".onnx")
 PREPARE = "`veraicon weights prepare` makes it"
 
 
@@ -41,6 +42,15 @@ def recipes(manifest: Mapping[str, Checkpoint], names: Iterable[str]) -> list[Re
         for target, of in sources.items()
         if wanted.issuperset(checkpoint.name for checkpoint, _ in of)
     ]
+
+
+def served(names: Iterable[str], root: Path, manifest: Mapping[str, Checkpoint]) -> list[Path]:
+    """The large files of the named checkpoints that a server reads at its start: prepared ones for their sources."""
+    places = list[Path]()
+    for name in names:
+        for file in manifest[name].files:
+            places += [root / file.prepared] if file.prepared else source_places(root, file)
+    return [place for place in dict.fromkeys(places) if place.suffix in LARGE]
 
 
 def source_places(root: Path, file: File) -> list[Path]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from PIL import Image as PILImage
 from pydantic import AliasChoices, Field
 
-from pipelines.endpoint import Endpoint, Image, ImageField, Input, Output, Seed
+from pipelines.endpoint import CardStage, Endpoint, Image, ImageField, Input, Output, Seed
 
 Style = Literal[
     "(No style)",
@@ -150,4 +150,18 @@ INSTANTID_LCM = Endpoint(
     folder="instantid",
     checkpoints=("instantid", "instantid-base", "lcm-lora", "controlnet-canny", "antelopev2"),
     aliases=("fal-ai/instantid", "fal-ai/instantid/standard"),
+    stages=(
+        CardStage("text", {"CLIP-L": "sdxl_text_encoder", "bigG": "sdxl_text_encoder_2"}),
+        CardStage(
+            "denoise",
+            {
+                "InstantID UNet": "sdxl_unet",
+                "IP-adapter": "instantid_ip_adapter:ip_adapter.",
+                "IdentityNet": "sdxl_controlnet",
+                "ControlNet": "sdxl_controlnet",
+            },
+            *(2, 960, 1280),
+        ),
+        CardStage("decode", {"VAE": "sdxl_vae"}, 0, 960, 1280),
+    ),
 )

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from pipelines.endpoint import (
     IMAGE_SIZES,
+    CardStage,
     Endpoint,
     Image,
     ImageField,
@@ -138,4 +139,14 @@ PULID = Endpoint(
     pipeline="pipelines.pulid.pipeline:PuLIDPipeline",
     folder="pulid",
     checkpoints=("sdxl-base", "sdxl-lightning", "pulid-v1", "eva02-clip-l-336", "bisenet", "antelopev2"),
+    stages=(
+        CardStage(
+            "identity", {"EVA02-CLIP-L": "eva02_clip_l_336", "BiSeNet": "bisenet", "IDEncoder": "pulid_v1:id_adapter."}
+        ),
+        CardStage("text", {"CLIP-L": "sdxl_text_encoder", "bigG": "sdxl_text_encoder_2"}),
+        CardStage(
+            "denoise", {"PuLID UNet": "sdxl_unet", "PuLID layers": "pulid_v1:id_adapter_attn_layers."}, *(2, 768, 1024)
+        ),
+        CardStage("decode", {"VAE": "sdxl_vae"}, 0, 768, 1024),
+    ),
 )

@@ -64,8 +64,8 @@ def resolve_device(profile: Profile) -> torch.device:
 
 
 def read_device(profile: Profile) -> str:
-    """Where files are read to: the CPU, or nowhere when only their shapes are wanted."""
-    return "meta" if profile.device == "meta" else "cpu"
+    """Where files are read to: straight to where their network lives."""
+    return "cpu" if waits(profile) else profile.device
 
 
 def dtype_of(profile: Profile) -> torch.dtype:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the pinned lists from pyproject.toml. Run it to move to newer versions; the lists hold no URLs.
 #   gpu.txt            NVIDIA hosts: torch's CUDA build, onnxruntime-gpu with its CUDA libraries; with every file's hash
+#   gpu-cu12.txt       hosts whose driver is older than 580: the last torch and onnxruntime-gpu built for CUDA 12
 #   build.txt          pip, uv and the build backend, for a wheelhouse and the image; with every file's hash
 #   cpu.txt            no GPU, a local CPU-only torch file is at hand: no CUDA libraries
 #   cpu-cuda-torch.txt no GPU and no local torch file: the registry's torch, which is the CUDA build and
@@ -12,6 +13,8 @@ uv=${UV:-.venv/bin/uv}
 lists=scripts/requirements
 compile() { "$uv" pip compile -q --universal --python-version 3.11 --no-header --no-annotate pyproject.toml "$@"; }
 compile --extra gpu --generate-hashes --no-emit-package onnxruntime --no-emit-package opencv-python -o "$lists/gpu.txt"
+printf 'torch==2.10.0\nonnxruntime-gpu[cuda,cudnn]==1.26.0\n' | compile --extra gpu --generate-hashes --override - \
+    --no-emit-package onnxruntime --no-emit-package opencv-python -o "$lists/gpu-cu12.txt"
 compile --extra cpu -o "$lists/cpu-cuda-torch.txt"
 grep -vE '^(nvidia|cuda|triton)' "$lists/cpu-cuda-torch.txt" > "$lists/cpu.txt"
 "$uv" pip compile -q --universal --python-version 3.11 --no-header --no-annotate --group dev \

@@ -10,7 +10,7 @@ from starlette.requests import Request
 KNOWN_S = 0.25
 """How long a look-up counts: so much later a revoked key stops seeing the status of its requests."""
 MOST_CALLERS = 1000
-DECIDES = ("authorization", "host", "origin")
+DECIDES = ("authorization", "host", "x-asked-host", "origin")
 """The headers that server.auth looks at."""
 
 

@@ -20,6 +20,8 @@ from server.queue.queue import Queue
 from server.queue.sights import Sight, View
 from server.queue.wakeup import POLL_S
 
+LONGEST_AGENT = 200
+"""Characters of a User-Agent that tell observers apart: each one is kept for a while."""
 GATHER_S = 0.01
 """Between two looks: polls that come in this time share the next one."""
 MOST_OBSERVERS = 10_000
@@ -42,7 +44,7 @@ class Observer:
     @classmethod
     def of(cls, request: Request, job_id: str, with_lines: bool) -> "Observer":
         address = request.client.host if request.client else ""
-        return cls(job_id, address, request.headers.get("user-agent", ""), with_lines)
+        return cls(job_id, address, request.headers.get("user-agent", "")[:LONGEST_AGENT], with_lines)
 
 
 @dataclass(eq=False)
@@ -124,9 +126,10 @@ class Polls:
             asking, self._asking = self._asking, []
             try:
                 await self._look(asking)
-            except SQLAlchemyError as error:
+            except Exception as error:  # nobody may wait for ever, whatever it was
                 for waiter in asking:
-                    waiter.answer.set_exception(error)
+                    if not waiter.answer.done():
+                        waiter.answer.set_exception(error)
             await asyncio.sleep(GATHER_S)
 
     async def _hold(self, observer: Observer, seen: View, limit_s: float) -> View | None:

@@ -14,11 +14,13 @@ from server.api.entrance import address_of
 from server.api.service import Caller, JsonBody, Service, ServiceOf, UploadBody, check_size, reader
 from server.auth import UNKNOWN_KEY
 from server.errors import BadRequest, NotFound, RequestError, Unauthorized
-from server.files import DEFAULT_TYPE, FileMissing, StoredFile, new_id
+from server.files import DEFAULT_TYPE, FileMissing, new_id
 from server.lifecycle import UPLOAD_HEADERS, Lifecycle, decision_for
 from server.queue.ledger import Entry
 from server.tickets import LIFE_S
 
+MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,63}/[a-z0-9][a-z0-9!#$&^_.+-]{0,63}", re.IGNORECASE)
+"""RFC 6838 §4.2, without parameters."""
 SHOWN_INLINE = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/avif")
 """Everything else is a download: an uploaded page must not run as this server's."""
 MOST_PARTS = 10_000
@@ -43,8 +45,9 @@ class Forbidden(RequestError):
 @router.post("/storage/upload/initiate-multipart")
 def initiate(request: Request, owner: Caller, body: JsonBody, service: ServiceOf) -> dict[str, str]:
     """A, B, E: where to PUT the bytes, and the URL that the file will then have. Raises BadRequest, QuotaExceeded."""
-    file_id = new_id(text_of(body, "content_type") or DEFAULT_TYPE, text_of(body, "file_name"))
-    begin(request, service, owner, file_id)
+    content_type = text_of(body, "content_type") or DEFAULT_TYPE
+    file_id = new_id(content_type, text_of(body, "file_name"))
+    begin(request, service, owner, file_id, content_type)
     url = url_of(request, file_id)
     return {"file_url": url, "upload_url": f"{url}?ticket={service.tickets.issue(file_id)}"}
 
@@ -77,7 +80,7 @@ Uploader = Annotated[str, Depends(uploader)]
 def upload(request: Request, owner: Uploader, body: UploadBody, service: ServiceOf) -> dict[str, str]:
     """C: the whole file at once."""
     file_id = announced_id(request)
-    begin(request, service, owner, file_id)
+    begin(request, service, owner, file_id, announced_type(request))
     finish(service, file_id, len(body), lambda: service.files.save_as(file_id, body))
     return {"access_url": url_of(request, file_id)}
 
@@ -86,20 +89,24 @@ def upload(request: Request, owner: Uploader, body: UploadBody, service: Service
 def begin_parts(request: Request, owner: Uploader, service: ServiceOf) -> dict[str, str]:
     """D: the file's URL, and the ticket under which its parts are sent."""
     file_id = announced_id(request)
-    begin(request, service, owner, file_id)
+    begin(request, service, owner, file_id, announced_type(request))
     return {"access_url": url_of(request, file_id), "uploadId": service.tickets.issue(file_id)}
 
 
 def announced_id(request: Request) -> str:
-    headers = request.headers
-    return new_id(headers.get("content-type") or DEFAULT_TYPE, headers.get("x-fal-file-name"))
+    return new_id(announced_type(request), request.headers.get("x-fal-file-name"))
 
 
-def begin(request: Request, service: Service, owner: str, file_id: str) -> None:
+def announced_type(request: Request) -> str:
+    return request.headers.get("content-type") or DEFAULT_TYPE
+
+
+def begin(request: Request, service: Service, owner: str, file_id: str, content_type: str) -> None:
     """Enter an upload in the ledger. Raises BadRequest for a bad lifecycle, QuotaExceeded when there is no room."""
+    named = content_type.strip() if MEDIA_TYPE.fullmatch(content_type.strip()) else None
     wish = Lifecycle.of(request.headers, UPLOAD_HEADERS) or Lifecycle()
     service.queue.ledger.check_room(owner, 0, service.settings.max_upload_total_mb)
-    service.queue.ledger.begin(file_id, owner, wish.kept_s(service.settings.keep_results_h * 3600), wish.acl)
+    service.queue.ledger.begin(file_id, owner, wish.kept_s(service.settings.keep_results_h * 3600), wish.acl, named)
 
 
 def finish(service: Service, file_id: str, size: int, write: Callable[[], object]) -> None:
@@ -192,11 +199,12 @@ def get_file(request: Request, file_id: str, service: ServiceOf) -> Response:
         raise NotFound("File not found") from None
     span = byte_range(request.headers.get("range"), stored.size)
     start, length = span or (0, stored.size)
-    headers = file_headers(stored, entry) | {"Content-Length": str(length)}
+    media_type = (entry and entry.content_type) or stored.content_type
+    headers = file_headers(stored.file_name, media_type, entry) | {"Content-Length": str(length)}
     if span:
         headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{stored.size}"
     chunks = iter(()) if request.method == "HEAD" else service.files.stream(file_id, start, length)
-    return StreamingResponse(chunks, 206 if span else 200, headers, stored.content_type)
+    return StreamingResponse(chunks, 206 if span else 200, headers, media_type)
 
 
 def check_readable(request: Request, service: Service, entry: Entry | None) -> None:
@@ -218,15 +226,15 @@ def reader_of(request: Request, service: Service) -> str | None:
         return None
 
 
-def file_headers(stored: StoredFile, entry: Entry | None) -> dict[str, str]:
+def file_headers(file_name: str, media_type: str, entry: Entry | None) -> dict[str, str]:
     """Never sniffed, never active; unchanging under its id, and kept by no cache beyond its end."""
-    kind = "inline" if stored.content_type in SHOWN_INLINE else "attachment"
+    kind = "inline" if media_type in SHOWN_INLINE else "attachment"
     kept_s = min(A_YEAR_S, int(entry.expires_at - time.time())) if entry else A_YEAR_S
     shared = "private" if entry and entry.acl else "public"
     return {
         "Accept-Ranges": "bytes",
         "Cache-Control": f"{shared}, max-age={kept_s}, immutable",
-        "Content-Disposition": f'{kind}; filename="{stored.file_name}"',
+        "Content-Disposition": f'{kind}; filename="{file_name}"',
         "Content-Security-Policy": "sandbox; default-src 'none'",
         "Cross-Origin-Resource-Policy": "cross-origin",
         "X-Content-Type-Options": "nosniff",

@@ -33,12 +33,14 @@ class Entry:
         size: bytes; None while the upload is unfinished.
         acl: see server.lifecycle.Lifecycle; None: for everybody who has the URL.
         expires_at: unix seconds from which on nobody may read it.
+        content_type: as its client named it; None: what the id's suffix says.
     """
 
     owner: str
     size: int | None
     acl: dict[str, Any] | None
     expires_at: float
+    content_type: str | None
 
 
 class Ledger:
@@ -47,10 +49,13 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def begin(self, file_id: str, owner: str, keep_s: float, acl: dict[str, Any] | None) -> None:
+    def begin(
+        self, file_id: str, owner: str, keep_s: float, acl: dict[str, Any] | None, content_type: str | None = None
+    ) -> None:
         """An upload that will come; `keep_s` counts from its completion. Durable: its URL is given away next."""
         now = time.time()
-        row = {"id": file_id, "owner": owner, "uploaded": True, "keep_s": keep_s, "acl": acl}
+        wish = {"keep_s": keep_s, "acl": acl, "content_type": content_type}
+        row = {"id": file_id, "owner": owner, "uploaded": True} | wish
         with self._store.writing_durably() as connection:
             connection.execute(insert(files).values(created_at=now, expires_at=now + UNFINISHED_S, **row))
 
@@ -101,7 +106,7 @@ class Ledger:
 
     def find(self, file_id: str) -> Entry | None:
         """None for a file that the ledger knows nothing of."""
-        columns = (files.c.owner, files.c.size, files.c.acl, files.c.expires_at)
+        columns = (files.c.owner, files.c.size, files.c.acl, files.c.expires_at, files.c.content_type)
         with self._store.reading() as connection:
             row = connection.execute(select(*columns).where(files.c.id == file_id)).one_or_none()
         return Entry(*row) if row else None

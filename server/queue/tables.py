@@ -144,6 +144,8 @@ files = Table(
     Column("size", BigInteger),
     # Bytes of the parts of an unfinished upload.
     Column("received", BigInteger, nullable=False, server_default="0"),
+    # As its client named it; NULL: what the id's suffix says.
+    Column("content_type", Text),
     Column("keep_s", Float, nullable=False),
     Column("acl", JSON(none_as_null=True)),
     Column("created_at", Float, nullable=False),

@@ -59,7 +59,7 @@ class Wakeup:
             connection.execute(select(func.pg_notify(f"veraicon_{topic}", "")))
 
     def ring(self, topic: Topic) -> None:
-        """On SQLite, ring now; to be called after the commit, which no trouble with the bells may undo for the caller."""
+        """On SQLite, ring now; to be called after the commit, which no trouble with the bells may hide."""
         if self._store.is_sqlite:
             with contextlib.suppress(OSError):
                 ring_sockets(self._folder, topic)

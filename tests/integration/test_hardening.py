@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import socket
 import stat
@@ -31,6 +32,28 @@ def test_endless_headers_are_refused_and_others_are_served(painting_server):
     answer = raw(painting_server, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"a" * (MOST_HEADER_BYTES + 1))
     assert answer.startswith(b"HTTP/1.1 431 ")
     assert painting_server.wire.get("/health", host=None).status == 200
+
+
+@pytest.mark.parametrize("line", [b"nonsense", b"GET /\xff HTTP/1.1", b"PRI * HTTP/2.0"])
+def test_what_is_no_http_is_refused_in_json(painting_server, line):
+    """54."""
+    head, _, body = raw(painting_server, line + b"\r\nHost: fal.run\r\n\r\n").partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n")
+    assert json.loads(body)["detail"]
+
+
+def test_a_body_that_is_refused_early_is_received_to_its_end(painting_server):
+    """80: a client that sends first and reads later finds the 401, and its connection in order."""
+    host, _, port = painting_server.wire.address.partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"PUT /files/x?ticket=y HTTP/1.1\r\nHost: fal.run\r\nContent-Length: 1000000\r\n\r\n")
+        answers = connection.recv(65536)
+        connection.sendall(b"x" * 1_000_000 + b"GET /health HTTP/1.1\r\nHost: fal.run\r\n\r\n")
+        while not answers.endswith(b"{}"):
+            answers += (more := connection.recv(65536))
+            assert more, answers
+    assert answers.startswith(b"HTTP/1.1 401 ")
+    assert answers.count(b"HTTP/1.1 ") == 2
 
 
 def test_headers_of_usual_size_pass_on_one_connection_again_and_again(painting_server):

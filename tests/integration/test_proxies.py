@@ -163,7 +163,10 @@ def test_reason_phrases_and_error_bodies_pass(front, pulid_input):
 def test_a_trusted_proxy_may_tell_the_host_where_it_changes_it(wire, pulid_input):
     """§1.6: for proxies that send their own Host to the server and the client's in X-Forwarded-Host."""
     answer = wire.post(
-        "/queue/fal-ai/pulid", pulid_input, host="upstream", headers={**FORWARDED, "X-Forwarded-Host": "localhost"}
+        "/queue/fal-ai/pulid",
+        pulid_input,
+        host="127.0.0.1:8000",
+        headers={**FORWARDED, "X-Forwarded-Host": "localhost"},
     )
 
     assert answer.json["status_url"].startswith("https://localhost/queue/fal-ai/pulid/")
@@ -214,3 +217,12 @@ def test_proxies_are_believed_by_address_and_network(trusted, peer, believed):
 def test_a_trusted_proxy_that_is_no_address_is_refused_at_the_start():
     with pytest.raises(SettingsError, match="TRUSTED_PROXIES"):
         read_settings(trusted_proxies="proxy.lan")
+
+
+def test_a_rebound_page_cannot_name_another_host_for_itself(wire):
+    """A server without keys believes X-Forwarded-Host of this machine, and so of a page that a browser here shows."""
+    path = "/queue/fal-ai/pulid/requests/6f1f8dc4-8f0e-4d67-9a0e-0d8c7d6e2b11/status"
+    forwarded = {"X-Forwarded-Host": "localhost"}
+    assert wire.get(path, host="localhost", headers=forwarded).status == 404
+    assert wire.get(path, host="evil.example", headers=forwarded).status == 403
+    assert wire.get(path, host="evil.example", headers=forwarded | {"X-Asked-Host": "localhost"}).status == 403

@@ -185,3 +185,22 @@ def test_an_upload_larger_than_the_limit_is_cut_off(tmp_path):
         assert answer.status_code == 413
         assert "1 MB" in answer.json()["detail"]
     assert begun["file_url"].startswith(LOCAL)
+
+
+@pytest.mark.parametrize(
+    ("named", "served"),
+    [
+        ("application/x-studio-scene", "application/x-studio-scene"),
+        ("Image/PNG", "Image/PNG"),
+        ("no type", "application/octet-stream"),
+    ],
+)
+def test_a_file_is_served_under_the_type_of_its_upload(wire, named, served):
+    """76: whatever type that is, as long as it is one; and never shown by a browser as this server's own page."""
+    begun = wire.post(
+        "/storage/upload/initiate", {"content_type": named, "file_name": "x.dat"}, host="rest.fal.ai"
+    ).json
+    assert wire.follow(begun["upload_url"], "PUT", body=b"bytes", headers={"Content-Type": named}).status == 200
+    answer = wire.follow(begun["file_url"])
+    assert (answer.content_type, answer.body) == (served, b"bytes")
+    assert answer.headers["content-disposition"].startswith("attachment")

@@ -128,15 +128,14 @@ def test_failure_is_told_with_its_status(site, listener):
     assert (told["status"], told["error"], told["payload"]) == ("ERROR", "Invalid status code: 422", {"detail": []})
 
 
-@pytest.mark.parametrize(("owner", "user"), [("studio", "studio"), ("Zoë @ 名 ", "Zo%C3%AB%20@%20%E5%90%8D%20")])
-def test_the_signature_is_verified_by_fals_recipe_and_breaks_with_the_body(site, listener, owner, user):
-    request_id = finished(site, listener.url, owner=owner)
+def test_the_signature_is_verified_by_fals_recipe_and_breaks_with_the_body(site, listener):
+    request_id = finished(site, listener.url, owner="Zoë ")
     with sending(site) as sender:
         eventually(lambda: settled(site))
         jwks = sender.signer.jwks()
     [(headers, body)] = listener.heard
     verify(headers, body, jwks)
-    assert (headers["x-fal-webhook-request-id"], headers["x-fal-webhook-user-id"]) == (request_id, user)
+    assert (headers["x-fal-webhook-request-id"], headers["x-fal-webhook-user-id"]) == (request_id, "Zo%C3%AB%20")
     assert abs(int(headers["x-fal-webhook-timestamp"]) - time.time()) < 60
     with pytest.raises(InvalidSignature):
         verify(headers, body.replace(b'"seed":4', b'"seed":5'), jwks)

@@ -125,7 +125,7 @@ def test_what_is_stale_stops_the_server(
 
 
 def test_a_pickle_with_code_in_it_is_not_prepared(tmp_path: Path) -> None:
-    """80: it is named, nothing in it runs, and nothing is written."""
+    """row 80: it is named, nothing in it runs, and nothing is written."""
     ran, bad = tmp_path / "ran", tmp_path / "pulid_v1.bin"
     command = f"touch {ran}".encode()
     bad.write_bytes(b"\x80\x02cos\nsystem\nX" + len(command).to_bytes(4, "little") + command + b"\x85R.")

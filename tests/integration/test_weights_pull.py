@@ -119,7 +119,7 @@ def test_a_pull_that_is_killed_five_times_ends_verified_and_never_shows_half_a_f
 
 
 def test_a_flipped_byte_in_any_file_is_found_named_and_repaired(hub, manifest, tmp_path):
-    """80: each file has one byte changed, anywhere; `verify --deep` names each, `--repair` fetches just those."""
+    """row 80: each file has one byte changed, anywhere; `verify --deep` names each, `--repair` fetches just those."""
     root, chance = tmp_path / "weights", random.Random(7)
     assert ask(tmp_path, manifest, hub, "pull", "all", *ACCEPT).returncode == 0
     flipped = set()
@@ -148,7 +148,7 @@ LORA = "pytorch_lora_weights.safetensors"
 
 
 def test_what_cannot_be_had_is_named_with_what_to_do(hub, manifest, tmp_path):
-    """80: nothing that the hub did not promise gets a name below the root; the rest of a pull goes on."""
+    """row 80: nothing that the hub did not promise gets a name below the root; the rest of a pull goes on."""
     faults = {"ip-adapter.bin": 401, "pulid_v1.bin": 403, "EVA02_CLIP_L_336_psz14_s6B.pt": 404, "yolox_l.onnx": 503}
     hub.manners.statuses = {end: [status] * 9 for end, status in faults.items()}
     hub.manners.wrong = {LORA}

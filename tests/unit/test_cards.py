@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
-from server.cards import architecture_findings, driver_findings, runs_on
+from pipelines.catalog import CATALOG
+from server.cards import architecture_findings, driver_findings, memory_findings, runs_on, stage_of
 from server.doctor import cuda_findings
+from server.settings import Settings
 
 HOPPER = {"index": 0, "name": "NVIDIA H200", "capability": "9.0", "memory": 150_000_000_000}
 REPORT: dict[str, Any] = {
@@ -38,7 +40,8 @@ def test_the_driver_must_be_new_enough_for_torchs_cuda(driver, cuda, level):
 
 def test_for_an_older_driver_the_list_for_cuda_12_is_named():
     findings = cuda_findings(REPORT | {"driver": "550.54.14", "gpus": []})
-    assert ["KIND=gpu-cu12" in finding.remedy for finding in findings] == [True]
+    assert ["KIND=gpu-cu12" in finding.remedy for finding in findings] == [True, False]
+    assert findings[1].message == "torch sees no NVIDIA GPU"
 
 
 def test_a_card_without_kernels_is_named():
@@ -66,3 +69,31 @@ def test_a_card_without_kernels_is_named():
 )
 def test_which_kernels_run_where(capability, built, runs):
     assert runs_on(capability, built) is runs
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "profile", "word"),
+    [(80, "48gb", "stay"), (25.4, "24gb", "come and go"), (16.9, "16gb", "come and go"), (12.6, "12gb", "come and go")],
+)
+def test_the_plan_says_what_stays_on_the_card(gigabytes, profile, word):
+    report = REPORT | {"gpus": [HOPPER | {"memory": int(gigabytes * 1e9)}]}
+    [finding] = memory_findings(report, Settings(), CATALOG)
+    assert (finding.level, profile in finding.message, word in finding.message) == ("ok", True, True)
+
+
+def test_a_card_that_is_too_small_stops():
+    report = REPORT | {"gpus": [HOPPER | {"memory": 8_000_000_000}]}
+    [finding] = memory_findings(report, Settings(), CATALOG)
+    assert finding.level == "stop"
+
+
+def test_the_operators_choice_wins_over_the_cards_size():
+    [finding] = memory_findings(REPORT, Settings(memory_profile="16gb"), CATALOG)
+    assert "memory profile 16gb" in finding.message
+
+
+def test_both_models_together_weigh_what_the_shapes_say():
+    """The list of performance.md §1.3, added up; text encoders and VAE are shared, a second ControlNet counted."""
+    stages = [stage_of(endpoint, stage) for endpoint in CATALOG for stage in endpoint.stages]
+    weights = {name: size for stage in stages for name, size in stage.weights.items()}
+    assert sum(weights.values()) / 1e9 == pytest.approx(19.43, abs=0.01)

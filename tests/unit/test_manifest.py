@@ -94,7 +94,7 @@ def test_a_misspelt_field_in_the_manifest_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("target", ["../outside", "/etc/passwd", "instantid/../../x"])
 def test_a_manifest_cannot_lead_out_of_the_weights_folder(target):
-    """80: whoever writes a manifest chooses names below the root, and nothing else."""
+    """row 80: whoever writes a manifest chooses names below the root, and nothing else."""
     with pytest.raises(WeightsError, match="outside the weights folder"):
         File(path="x", target=target)
 

@@ -166,7 +166,7 @@ def test_one_worker_s_pipelines_share_the_room() -> None:
     ("device", "memory", "graphs"), [("cuda", "auto", True), ("cuda", "24gb", False), ("cpu", "auto", False)]
 )
 def test_a_worker_records_steps_where_networks_stay_on_a_gpu(device: str, memory: Any, graphs: bool) -> None:
-    profile = profile_of(Settings(device=device, memory_profile=memory, identity_cache_mb=0))
+    profile = profile_of(Settings(device=device, memory_profile=memory, identity_cache_mb=0, graphs=True))
     assert (profile.graphs, profile.memory, profile.identity_cache_mb) == (graphs, memory, 0)
-    assert not profile_of(Settings(device=device, memory_profile=memory, graphs=False)).graphs
+    assert not profile_of(Settings(device=device, memory_profile=memory)).graphs
     assert resolved(Profile(device="cpu", memory="auto")).memory == "48gb"

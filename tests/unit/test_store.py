@@ -149,7 +149,7 @@ HEADERS = {
 
 @pytest.mark.parametrize(("header", "told"), HEADERS.values(), ids=HEADERS)
 def test_a_header_that_lies_is_refused(tmp_path, header, told):
-    """80: no file whose tensors are not exactly where its header says is ever mapped."""
+    """row 80: no file whose tensors are not exactly where its header says is ever mapped."""
     (lora,) = read_manifest()["lcm-lora"].files
     path = tmp_path / lora.target
     path.parent.mkdir()
@@ -161,7 +161,7 @@ def test_a_header_that_lies_is_refused(tmp_path, header, told):
 
 
 def test_a_link_out_of_the_weights_folder_is_refused(tmp_path):
-    """80: what the server maps is what `verify` has read."""
+    """row 80: what the server maps is what `verify` has read."""
     outside, root = put(tmp_path, "elsewhere.safetensors", SMALL), tmp_path / "weights"
     target = "instantid/pytorch_lora_weights.safetensors"
     (root / target).parent.mkdir(parents=True)
@@ -175,7 +175,7 @@ def test_a_link_out_of_the_weights_folder_is_refused(tmp_path):
 
 
 def test_a_pickle_where_safetensors_belong_is_named_and_not_read(tmp_path):
-    """80: .ckpt, .bin and .pt beside the right name do not stand for it."""
+    """row 80: .ckpt, .bin and .pt beside the right name do not stand for it."""
     for end in (".ckpt", ".bin", ".pt"):
         path = put(tmp_path, f"instantid/pytorch_lora_weights{end}", SMALL)
         (problem,) = missing(["lcm-lora"], tmp_path)
@@ -184,7 +184,7 @@ def test_a_pickle_where_safetensors_belong_is_named_and_not_read(tmp_path):
 
 
 def test_a_shard_that_was_cut_is_named(tmp_path):
-    """80: the index is whole, one of its shards is not."""
+    """row 80: the index is whole, one of its shards is not."""
     folder = tmp_path / "instantid" / "controlnet-canny"
     shard = put(tmp_path, "instantid/controlnet-canny/one.safetensors", SMALL)
     (folder / "diffusion_pytorch_model.safetensors.index.json").write_text('{"weight_map": {"a": "one.safetensors"}}')
@@ -194,7 +194,7 @@ def test_a_shard_that_was_cut_is_named(tmp_path):
 
 
 def test_a_size_that_the_lock_does_not_know_is_told(tmp_path):
-    """80: a file that was pulled once and has another size now."""
+    """row 80: a file that was pulled once and has another size now."""
     path = put(tmp_path, "instantid/pytorch_lora_weights.safetensors", SMALL)
     pinned = Locked(path.stat().st_size + 1, "0" * 64, "hub")
     write_lock(tmp_path, Lock().with_file("lcm-lora", "x/y", "c", "instantid/pytorch_lora_weights.safetensors", pinned))

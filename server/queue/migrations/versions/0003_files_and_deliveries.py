@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("uploaded", sa.Boolean, nullable=False),
         sa.Column("size", sa.BigInteger),
         sa.Column("received", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("content_type", sa.Text),
         sa.Column("keep_s", sa.Float, nullable=False),
         sa.Column("acl", sa.JSON(none_as_null=True)),
         sa.Column("created_at", sa.Float, nullable=False),
