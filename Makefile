@@ -1,4 +1,4 @@
-# Every target sets up first; a second set-up is instant. KIND=cpu|gpu overrides what the machine has.
+# Every target sets up first; a second set-up is instant. KIND=cpu|gpu|gpu-cu12 overrides what the machine has.
 KIND ?= auto
 PY := .venv/bin/python
 PHOTO ?= scripts/data/astronaut.png
@@ -47,7 +47,9 @@ check: setup
 	@.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 
 WHEELS ?= wheelhouse
-wheelhouse: setup
+# KIND is the other machine's.
+wheelhouse:
+	@bash scripts/setup.sh auto
 	@bash scripts/wheelhouse.sh $(KIND) $(WHEELS)
 
 # Runs on a bare machine too, with its own Python; then without the tests that need the whole environment.

@@ -75,7 +75,7 @@ def state_file(stem: Path) -> Path:
 
 
 def read_tensors(file: Path, device: str = "cpu") -> dict[str, Any]:
-    """All tensors of one file, straight on the device; on the meta device only names, shapes and dtypes, and no data.
+    """All tensors of one file, on the CPU; on the meta device only their names, shapes and dtypes, reading no data.
 
     Pickles are read with weights_only, which runs no code in them, and keep their nesting.
 
@@ -86,7 +86,7 @@ def read_tensors(file: Path, device: str = "cpu") -> dict[str, Any]:
     try:
         if file.suffix != ".safetensors":
             return _read_pickle(file, device)
-        return _read_header(file) if device == "meta" else load_file(file, device)
+        return _read_header(file) if device == "meta" else load_file(file)
     except LoadError:
         raise
     except pickle.UnpicklingError as error:  # torch's own text advises to read it unsafely

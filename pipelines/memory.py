@@ -15,7 +15,7 @@ LEAST: Mapping[MemoryProfile, int] = {
     "48gb": 30 * GIB,
     "24gb": 20 * GIB,
     "16gb": 15 * GIB,
-    "12gb": round(11.7 * GIB),
+    "12gb": round(11.6 * GIB),
 }
 """Bytes that a card has at least for each profile, the largest first; a card sold as 24 GB has 22 to 24 GiB."""
 

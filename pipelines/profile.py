@@ -35,7 +35,7 @@ class Profile:
         channels_last: keep the convolutions' weights, and with them all pictures, in NHWC.
         attention: which of torch's attention kernels to use; auto lets torch choose.
         memory: the card's size; below ``"48gb"`` (everything stays on the card) networks wait in the computer's
-            memory and come when needed, which excludes graphs. ``"auto"`` measures the card at load.
+            memory and come when needed, which excludes graphs and compiling. ``"auto"`` measures the card at load.
         identity_cache_mb / identity_cache_s: how much of found faces, identity tokens and encoded texts is kept in
             memory, and for how long after it was made; 0 MB keeps nothing. Faces are biometric data.
     """
@@ -67,6 +67,11 @@ class Profile:
             raise ValueError(
                 f"graphs and memory {self.memory} exclude each other, because networks that come and go change their "
                 "addresses: switch graphs off, or choose memory 48gb"
+            )
+        if self.compile and self.offload:
+            raise ValueError(
+                f"compile and memory {self.memory} exclude each other, because a network may leave the device while it "
+                "is compiled: switch compile off, or choose memory 48gb"
             )
         if self.compile and self.branches:
             raise ValueError("compile and branches exclude each other: compiled code runs on one stream")

@@ -44,15 +44,15 @@ def facts(root: Path, profile: Profile, out: Path) -> Iterator[Fact]:
     for endpoint in CATALOG:
         yield from guarded(endpoint, lambda endpoint=endpoint: runs_of(endpoint, root, profile, out))
         free()
-    yield from guarded(CATALOG[-1], lambda: precision_of(CATALOG[-1], root, profile))
+    yield from guarded(CATALOG[-1], lambda: precision_of(CATALOG[-1], root, profile), "not compared")
 
 
-def guarded(endpoint: Endpoint, make: Callable[[], Iterator[Fact]]) -> Iterator[Fact]:
-    """The facts, and if they end too soon why: the other endpoints are still worth a look."""
+def guarded(endpoint: Endpoint, make: Callable[[], Iterator[Fact]], otherwise: str = "failed") -> Iterator[Fact]:
+    """The facts, and if they end too soon why, as a fact called `otherwise`: the others are still worth a look."""
     try:
         yield from make()
     except (PipelineError, RuntimeError, OSError) as error:
-        yield {"fact": "failed", "endpoint": endpoint.id, "error": f"{type(error).__name__}: {error}"}
+        yield {"fact": otherwise, "endpoint": endpoint.id, "error": f"{type(error).__name__}: {error}"}
 
 
 def runs_of(endpoint: Endpoint, root: Path, profile: Profile, out: Path) -> Iterator[Fact]:

@@ -12,10 +12,8 @@ RIVALS = {
 
 
 def main(kind: str) -> int:
-    rivals = dict(RIVALS)
-    rivals["onnxruntime" if kind == "gpu" else "onnxruntime-gpu"] = "both own the folder onnxruntime/"
     problems = [f"cannot import {name}: {reason}" for name in MODULES if (reason := failure(name))]
-    problems += [f"{name} is installed: {why}" for name, why in rivals.items() if installed(name)]
+    problems += [f"{name} is installed: {why}" for name, why in rivals_of(kind).items() if installed(name)]
     for problem in problems:
         print(f"setup: {problem}", file=sys.stderr)
     if problems:
@@ -24,6 +22,12 @@ def main(kind: str) -> int:
             file=sys.stderr,
         )
     return bool(problems)
+
+
+def rivals_of(kind: str) -> dict[str, str]:
+    """What must not be there beside the list of this kind, and why."""
+    other = "onnxruntime" if kind.startswith("gpu") else "onnxruntime-gpu"
+    return {**RIVALS, other: "both own the folder onnxruntime/"}
 
 
 def failure(name: str) -> str:

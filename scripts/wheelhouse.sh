@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fills a folder with everything that a machine without internet needs to install Veraicon:
-#   scripts/wheelhouse.sh [gpu|cpu] [FOLDER]      default: gpu, into wheelhouse/
+#   scripts/wheelhouse.sh [gpu|gpu-cu12|cpu] [FOLDER]      default: gpu, into wheelhouse/
 # Run it on a connected machine with the same Python (3.11 for 3.11). A second call downloads only what is not there yet.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,14 +24,14 @@ check_disk() {
     [ "$free_mb" -ge "$1" ] || fail "$1 MB of disk are needed in $folder, $free_mb MB are free. Make room and run again."
 }
 
-case "$kind" in auto) kind=gpu ;; gpu | cpu) ;; *) fail "unknown kind '$kind'; use gpu or cpu" ;; esac
+case "$kind" in auto) kind=gpu ;; gpu | gpu-cu12 | cpu) ;; *) fail "unknown kind '$kind'; use gpu, gpu-cu12 or cpu" ;; esac
 "$python" -c "import hatchling" >/dev/null 2>&1 || fail "$python has no hatchling. Run \`make setup\` first."
 echo "wheelhouse: $kind, for $("$python" -V), into $folder"
 case "$kind" in
-    gpu)
-        used=(gpu build)
+    gpu | gpu-cu12)
+        used=("$kind" build)
         check_disk 5000
-        download --require-hashes -r "$lists/gpu.txt" ;;
+        download --require-hashes -r "$lists/$kind.txt" ;;
     cpu)
         used=(cpu build)
         check_disk 1500

@@ -66,8 +66,9 @@ def create_app(settings: Settings, catalog: Sequence[Endpoint], queue_: Queue, f
         },
     )
     app.state.service = service
+    app.include_router(queue.polls)
     app.mount("/web", playground.static)
-    for module in (health, jwks, playground, storage, realtime, openapi, queue, erase, run):
+    for module in (realtime, queue, erase, storage, health, jwks, playground, openapi, run):
         app.include_router(module.router)
     return app
 

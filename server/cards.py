@@ -16,7 +16,14 @@ HALF = 2
 
 LEAST_DRIVER = {13: 580, 12: 525}
 """CUDA major -> oldest driver that runs it (NVIDIA, CUDA Compatibility, minor version compatibility, table 1)."""
-OLDER_LIST = "install the list for CUDA 12 (torch 2.10, onnxruntime-gpu 1.26): `make setup KIND=gpu-cu12`"
+OLDER_LIST = ", or install the list for CUDA 12 (torch 2.10, onnxruntime-gpu 1.26): `make setup KIND=gpu-cu12`"
+
+
+def older_list(report: dict[str, Any]) -> str:
+    """Advice to install the second list, where that would help."""
+    cuda, driver = report.get("torch_cuda"), report.get("driver")
+    helps = cuda and driver and major_of(cuda) > 12 and major_of(driver) >= LEAST_DRIVER[12]
+    return OLDER_LIST if helps else ""
 
 
 def driver_findings(report: dict[str, Any]) -> list[Finding]:
@@ -31,7 +38,7 @@ def driver_findings(report: dict[str, Any]) -> list[Finding]:
         message = (
             f"driver {driver} is too old for the CUDA {cuda} of torch {report['torch']}: it needs {least} or newer"
         )
-        return [Finding("driver", "stop", message, f"update the driver, or {OLDER_LIST}")]
+        return [Finding("driver", "stop", message, f"update the driver{older_list(report)}")]
     return [Finding("driver", "ok", f"{driver}, CUDA {cuda} needs {least} or newer")]
 
 
@@ -47,7 +54,7 @@ def architecture_findings(report: dict[str, Any]) -> list[Finding]:
             message = (
                 f"torch {report['torch']} has no kernels for compute capability {capability}, only {', '.join(built)}"
             )
-            findings.append(Finding(name, "stop", message, f"use a newer card, or {OLDER_LIST}"))
+            findings.append(Finding(name, "stop", message, f"use a newer card{older_list(report)}"))
     return findings
 
 

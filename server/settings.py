@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     )
     memory_profile: Literal["auto", "12gb", "16gb", "24gb", "48gb"] = Field(
         default="auto",
-        description="The card's memory; below 48gb networks wait in the computer's memory, without graphs.",
+        description="The card's memory; below 48gb networks wait in the computer's memory; no graphs, no compiling.",
     )
     identity_cache_mb: int = Field(
         default=64,

@@ -52,6 +52,7 @@ log = structlog.get_logger()
 def profile_of(settings: Settings) -> Profile:
     """How the pipelines run under these settings."""
     device, tiny = settings.resolved_device, settings.weights == "tiny"
+    stay = settings.memory_profile in ("auto", "48gb")
     return Profile(
         device=device,
         dtype=settings.resolved_dtype,
@@ -59,8 +60,8 @@ def profile_of(settings: Settings) -> Profile:
         max_side=settings.max_side_px,
         final_sigmas=settings.final_sigmas,
         tiny=tiny,
-        graphs=settings.graphs and device != "cpu" and settings.memory_profile in ("auto", "48gb"),
-        compile=settings.compile,
+        graphs=settings.graphs and device != "cpu" and stay,
+        compile=settings.compile and stay,
         compile_cache=settings.resolved_compile_cache_dir,
         branches=settings.branches,
         channels_last=device != "cpu",

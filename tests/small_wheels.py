@@ -32,7 +32,7 @@ def write_lists(folder: Path) -> Path:
     builder = write_wheel(folder, "builder", {"builder.py": ""})
     (lists / "cpu.txt").write_text("libraries==1.0\n")
     (lists / "cpu-cuda-torch.txt").write_text("libraries==1.0\n")
-    for name, wheel in (("gpu", libraries), ("build", builder)):
+    for name, wheel in (("gpu", libraries), ("gpu-cu12", libraries), ("build", builder)):
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         (lists / f"{name}.txt").write_text(f"{wheel.name.partition('-')[0]}==1.0 \\\n    --hash=sha256:{digest}\n")
     return lists

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from weights.lock import Lock, Locked, read_lock, sole_writer, write_lock
@@ -38,7 +39,7 @@ def add(name: str, source: Path, root: Path, *, link: bool, check: Check, on_byt
     end = ".safetensors" if single else ""
     for taken in (bases / name, bases / f"{name}.safetensors"):
         if taken.exists():
-            raise WeightsError(f"{taken} exists already: choose another name, or delete it first")
+            raise WeightsError(f"{taken} exists already: choose another name, or `veraicon weights remove-base {name}`")
     hidden = f".{name}.adding"
     target, staging = bases / f"{name}{end}", bases / f"{hidden}{end}"
     with sole_writer(root):
@@ -52,6 +53,20 @@ def add(name: str, source: Path, root: Path, *, link: bool, check: Check, on_byt
             remove(staging)
         write_lock(root, recorded(read_lock(root), name, source, target.relative_to(root).as_posix(), hashes))
     return target
+
+
+def forget(name: str, root: Path) -> None:
+    """Remove a base from the weights root and from the lock. Raises WeightsError when there is none."""
+    entry, places = f"{BASES}/{name}", [root / INSTANTID / BASES / f"{name}{end}" for end in ("", ".safetensors")]
+    with sole_writer(root):
+        lock = read_lock(root)
+        there = [place for place in places if place.exists()] if NAME.fullmatch(name) else []
+        if not there and entry not in lock.checkpoints:
+            raise WeightsError(f"there is no base {name!r} in {root / INSTANTID / BASES}: look at the names there")
+        for place in there:
+            remove(place)
+        others = {known: one for known, one in lock.checkpoints.items() if known != entry}
+        write_lock(root, replace(lock, checkpoints=others))
 
 
 def check_source(name: str, source: Path) -> bool:

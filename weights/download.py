@@ -120,10 +120,20 @@ def fetch(line: Line, url: str, wanted: Wanted, report: Report) -> str:
     return fetch(line, url, wanted, report)
 
 
+def here_is(address: str) -> Path | None:
+    """The file of this machine that a file:// address means. Raises WeightsError when it is not there."""
+    if not address.startswith("file:"):
+        return None
+    path = Path(unquote(urlsplit(address).path))
+    if not path.is_file():
+        raise WeightsError(f"{path} is not there: put it there, or mend the manifest")
+    return path
+
+
 def bring(line: Line, url: str, wanted: Wanted, report: Report) -> None:
     """Whatever `url` is, a file or one in an archive, here or far away: its bytes into the part."""
     address, member = urldefrag(url)
-    here = Path(unquote(urlsplit(address).path)) if address.startswith("file:") else None
+    here = here_is(address)
     if here and not member:
         copy(here, wanted.part, line, report)
     elif here:
@@ -226,7 +236,13 @@ def fetch_archive(line: Line, url: str, wanted: Wanted) -> Path:
 
 
 def look(line: Line, url: str) -> Remote:
-    """What is told of `url` before it is fetched: its size and version. Raises WeightsError."""
+    """What is told of `url` before it is fetched: its size and version; of one in an archive nothing.
+
+    Raises:
+        WeightsError: it is not there.
+    """
+    address, member = urldefrag(url)
+    here = here_is(address)
 
     def ask() -> Remote:
         try:
@@ -237,7 +253,8 @@ def look(line: Line, url: str) -> Remote:
         length = answer.headers.get("Content-Length", "")
         return Remote(int(length) if length.isdigit() else None, etag=answer.headers.get("ETag", ""))
 
-    return patiently(ask)
+    found = Remote(here.stat().st_size) if here else patiently(ask)
+    return Remote() if member else found
 
 
 def unpack(archive: Path, member: str, part: Path) -> None:

@@ -62,7 +62,7 @@ class Checkpoint:
 
     Args:
         source: ``"hub"`` (Hugging Face), ``"github-release"`` (then the revision is the release's tag) or ``"url"``
-            (then the repository is the address that every path is appended to).
+            (then the repository is the address that every path is appended to, https:// or file://).
         revision: "" for the default branch.
         commercial_use: our reading of the licence, `reason` says why; not legal advice.
         alternatives: what those may take instead who may not use this one.

@@ -1,6 +1,7 @@
 """What a pull has to fetch: which files are not there, from where, how large, and known by whose word."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +10,14 @@ from weights.hub import Remote, Repository, read_repository
 from weights.lock import Known, Lock, Locked
 from weights.manifest import Checkpoint, File, WeightsError
 from weights.store import broken, sha256_of
+
+LICENCE_TEXT = re.compile(r"(licen[cs]e|notice|copying)([-_.][\w.-]*)?", re.IGNORECASE | re.ASCII)
+"""Names of files at the top of a repository that are its licence."""
+
+NEWER_BYTES = "If you trust the new bytes, `veraicon weights pull --update` takes them"
+OTHER_SOURCE = (
+    "Bring the right file (`veraicon weights pull --from FOLDER`), or name a mirror in a manifest of your own"
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,8 @@ def draw_up(root: Path, checkpoints: Iterable[Checkpoint], lock: Lock, line: Lin
     pins = Lock() if ask.update else lock
     sources: dict[tuple[str, str], Repository] = {}
     orders = [order_for(one, file, pins, line, sources) for one, file in wanted]
+    texts = licence_texts(dict.fromkeys(one for one, _ in wanted), pins, line, sources)
+    orders += [one for one in texts if ask.update or not in_place(root, one.file, lock.files.get(one.file.target))]
     entries = [
         None if order.file.target in ask.again else adopt(root, order, lock.files.get(order.file.target))
         for order in orders
@@ -76,6 +87,19 @@ def draw_up(root: Path, checkpoints: Iterable[Checkpoint], lock: Lock, line: Lin
         tuple(order for order, entry in zip(orders, entries, strict=True) if entry is None),
         tuple((order, entry) for order, entry in zip(orders, entries, strict=True) if entry),
     )
+
+
+def licence_texts(
+    checkpoints: Iterable[Checkpoint], lock: Lock, line: Line, sources: Mapping[tuple[str, str], Repository]
+) -> Iterator[Order]:
+    """The licences in repositories that were read: kept beside the files, as most of them want, and bundled."""
+    read = {name: found for (name, _), found in sources.items()}
+    for one in checkpoints:
+        found = read.get(one.repository, Repository("", {}))
+        for path in filter(LICENCE_TEXT.fullmatch, found.files):
+            file = File(path, f"licences/{one.name}/{path}")
+            remote = promised(found.files[path], file, lock.files.get(file.target))
+            yield Order(one, file, found.commit, remote, "hub", (one.url(file, line.hub, found.commit),))
 
 
 def in_place(root: Path, file: File, locked: Locked | None) -> bool:
@@ -103,7 +127,7 @@ def plain_order(
     """A file of a release, or at an address."""
     urls = (checkpoint.url(file), *file.mirrors)
     remote = Remote() if file.sha256 else look_anywhere(line, urls)
-    known = "manifest" if file.sha256 else "release"
+    known = "manifest" if file.sha256 else "local" if urls[0].startswith("file:") else "release"
     return Order(
         checkpoint, file, checkpoint.revision, promised(remote, file, lock.files.get(file.target)), known, urls
     )
@@ -142,10 +166,9 @@ def promised(remote: Remote, file: File, pinned: Locked | None) -> Remote:
     """
     certain = file.sha256 or (pinned.sha256 if pinned and pinned.known != "local" else "")
     if certain and remote.sha256 and remote.sha256 != certain:
-        who = "the manifest" if file.sha256 else "weights.lock"
+        who, remedy = ("the manifest", OTHER_SOURCE) if file.sha256 else ("weights.lock", NEWER_BYTES)
         raise WeightsError(
-            f"{file.target}: its source has sha256 {remote.sha256}, {who} has {certain}. Nothing was fetched. If you "
-            "trust the new bytes, `veraicon weights pull --update` takes them"
+            f"{file.target}: its source has sha256 {remote.sha256}, {who} has {certain}. Nothing was fetched. {remedy}"
         )
     size = file.size or (pinned.size if pinned and certain else None) or remote.size
     return replace(remote, sha256=certain or remote.sha256, size=size)

@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from weights.lock import Lock, read_lock
+from weights.bases import BASES
+from weights.lock import Lock, LockedCheckpoint, read_lock
 from weights.manifest import Checkpoint
 from weights.places import place_of
 from weights.prepared import PREPARE, recipes
-from weights.store import AGAIN, sha256_of
+from weights.store import AGAIN, broken, sha256_of
+
+BACK = "put it back with `veraicon weights add-base`, or forget it with `veraicon weights remove-base`"
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class Proof:
     """A file to be read wholly.
 
     Args:
-        size: its bytes now. sha256: what it must have; "" where nobody knows. remedy: what to do if it has another.
+        size: its bytes. sha256: what it must have; "" where nobody knows. remedy: what to do if it has another.
     """
 
     target: str
@@ -36,6 +39,27 @@ def proofs(checkpoints: Iterable[Checkpoint], root: Path, manifest: Mapping[str,
     ]
     taken = {one.target for one in made}
     return [*(one for one in found if one.target not in taken and (root / one.target).is_file()), *made]
+
+
+def own_bases(root: Path) -> list[Proof]:
+    """A studio's own bases, which no manifest names, as the lock knows them. Raises WeightsError."""
+    ours = own_checkpoints(read_lock(root)).values()
+    return [Proof(target, file.size, file.sha256, BACK) for one in ours for target, file in one.files.items()]
+
+
+def own_checkpoints(lock: Lock) -> dict[str, LockedCheckpoint]:
+    """What `veraicon weights add-base` has recorded, by ``bases/NAME``."""
+    return {name: one for name, one in lock.checkpoints.items() if name.startswith(f"{BASES}/")}
+
+
+def visible(root: Path, proof: Proof) -> str:
+    """What is wrong with a file at a look at its size and its header, or ""."""
+    path = root / proof.target
+    if not path.is_file():
+        return f"is missing: {proof.remedy}"
+    if path.stat().st_size != proof.size:
+        return f"is {path.stat().st_size} bytes, weights.lock says {proof.size}: {proof.remedy}"
+    return broken(path)
 
 
 def proof(target: str, certain: str, root: Path, lock: Lock) -> Proof:

@@ -22,6 +22,7 @@ from pipelines.instantid.identity_net import (
 )
 from pipelines.instantid.prepared import InstantIDPrepared
 from pipelines.sdxl.attention import PLAIN, Context, Identity, IdentityLayers, fill_up, text_keys_values
+from pipelines.sdxl.device import weight_of
 from pipelines.sdxl.text import Prompt
 
 TEXT_MULTIPLE = 80
@@ -38,13 +39,13 @@ def rows(prepared: Batch, x: Tensor) -> Tensor:
 
 def scale_rows(prepared: Batch, scales: Sequence[float], net: Network) -> Tensor:
     """(rows, 1, 1, 1) in the network's dtype."""
-    return rows(prepared, torch.tensor(scales, dtype=net.dtype, device=net.device).view(-1, 1, 1, 1))
+    return rows(prepared, weight_of(net).new_tensor(scales).view(-1, 1, 1, 1))
 
 
 def mask_rows(prepared: Batch, net: Network) -> Tensor | None:
     """(rows, 1, H, W), 1 inside each face's box; None when the identity acts everywhere."""
     boxes = [p.person.box for p in prepared if p.person and p.person.box]
-    return rows(prepared, face_masks(boxes, prepared[0].size).to(net.device, net.dtype)) if boxes else None
+    return rows(prepared, face_masks(boxes, prepared[0].size).to(weight_of(net))) if boxes else None
 
 
 def face_embeddings(prepared: Batch) -> NDArray[np.float32] | None:
@@ -106,11 +107,11 @@ def control_branch(
     masks: Tensor | None = None,
 ) -> ControlBranch:
     """One ControlNet with the tokens and mask that it attends to, and per request an image (H, W, 3) and its scale."""
-    (tokens, mask), (images, scales) = attended, controls
-    pixels = torch.from_numpy(np.stack(images)).to(net.device).permute(0, 3, 1, 2).float() / 255
+    (tokens, mask), (images, scales), weight = attended, controls, weight_of(net)
+    pixels = torch.from_numpy(np.stack(images)).to(weight.device).permute(0, 3, 1, 2).float() / 255
     return ControlBranch(
         net=net,
-        context=Context(text_keys_values(net, tokens.to(net.dtype)), mask=mask),
+        context=Context(text_keys_values(net, tokens.to(weight.dtype)), mask=mask),
         condition=rows(prepared, embed_condition(net, pixels)),
         scale=scale_rows(prepared, scales, net),
         added=added,

@@ -17,6 +17,7 @@ from torch.nn import functional
 from pipelines.instantid.photo import Box, Size
 from pipelines.profile import Profile
 from pipelines.sdxl.attention import Context, install_attention
+from pipelines.sdxl.device import weight_of
 from pipelines.sdxl.load import read_net, settle
 
 LATENT_SCALE = 8
@@ -100,7 +101,7 @@ def adapt_control_net(net: ControlNetModel) -> ControlNetModel:
 
 def embed_condition(net: ControlNetModel, images: Tensor) -> Tensor:
     """Control images (B, 3, H, W) in 0..1 -> (B, C, H/8, W/8), the part of a ControlNet that no step changes."""
-    return net.get_submodule("condition_embedding")(images.to(net.device, net.dtype))
+    return net.get_submodule("condition_embedding")(images.to(weight_of(net)))
 
 
 def face_masks(boxes: Sequence[Box], size: Size) -> Tensor:

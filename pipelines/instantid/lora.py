@@ -1,11 +1,10 @@
 """LCM's LoRA (arXiv:2311.05556) in kohya's names: checked against a base's UNet and added to its weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from diffusers.loaders.lora_pipeline import StableDiffusionXLLoraLoaderMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Size, Tensor, nn
@@ -38,10 +37,12 @@ class LoRA:
     modules: Mapping[str, str]
 
     def fuse(self, name: str, weight: Tensor) -> Tensor:
-        """The weight with the LoRA in it, in float32; other weights as they are."""
+        """The weight with the LoRA in it, in float32, computed where the weight is; other weights as they are."""
         if name not in self.modules:
             return weight
-        down, up, alpha = (self.tensors[f"{self.modules[name]}.{part}"].float() for part in (DOWN, UP, ALPHA))
+        down, up, alpha = (
+            self.tensors[f"{self.modules[name]}.{part}"].to(weight.device).float() for part in (DOWN, UP, ALPHA)
+        )
         change = up.flatten(1) @ down.flatten(1) * (alpha / len(down))
         return weight.float() + change.view(weight.shape)
 
@@ -85,8 +86,8 @@ def load_lcm_unet(folder: Path, base: Path, profile: Profile, lora: LoRAUse) -> 
     change = keep if lora == "none" else read_lora(file, unet, read_device(profile)).fuse
     state, source = read_part(unet, base, "unet", profile)
     if lora != "unfused" or profile.device == "meta":
-        return fill(unet, state, source, dtype_of(profile), change)
-    fill(unet, state, source, torch.float32)
+        return fill(unet, state, source, profile, change)
+    fill(unet, state, source, replace(profile, dtype="float32"))
     add_lora(unet, file)
     nn.Module.to(unet, dtype_of(profile))  # diffusers' own `to` warns about an empty list
     return unet

@@ -41,7 +41,7 @@ from pipelines.profile import Profile
 from pipelines.sdxl.attention import IdentityLayers
 from pipelines.sdxl.decode import deal, decode, deliver
 from pipelines.sdxl.denoise import Step, denoise, draw_noise, resolve_seed, time_ids
-from pipelines.sdxl.device import attention_kernels, device_failures
+from pipelines.sdxl.device import attention_kernels, device_failures, weight_of
 from pipelines.sdxl.load import resolved
 from pipelines.sdxl.pipeline import SDXLPipeline
 from pipelines.sdxl.samplers import lcm_table
@@ -179,7 +179,7 @@ class InstantIDPipeline(SDXLPipeline):
             step = self.make_step(prepared, prompt, face, fresh)
             latents = denoise(step, latents, first.request.num_inference_steps, on_step)
         seeds, people = [p.seed for p in prepared], [self.likeness(p) for p in prepared]
-        with visit(base.vae, scratch=decode_scratch(*first.size, base.vae.dtype.itemsize)):
+        with visit(base.vae, scratch=decode_scratch(*first.size, weight_of(base.vae).itemsize)):
             pictures = deliver(latents, decode(base.vae, latents), seeds, people, output_type)
         return deal(pictures, [1] * len(prepared))
 
@@ -216,7 +216,7 @@ class InstantIDPipeline(SDXLPipeline):
         embeddings, resampler = face_embeddings(prepared), self.resampler
         if embeddings is None:
             return None
-        given = torch.from_numpy(embeddings).to(resampler.device, resampler.dtype)
+        given = torch.from_numpy(embeddings).to(weight_of(resampler))
         return self.cache.get(("tokens", digest(embeddings)), lambda: resampler(given))
 
     def draw_latents(self, prepared: Sequence[InstantIDPrepared]) -> Tensor:
@@ -228,17 +228,18 @@ class InstantIDPipeline(SDXLPipeline):
         width, height = prepared[0].size
         shape, draws = (4, height // 8, width // 8), prepared[0].request.num_inference_steps
         noise = [draw_noise(shape, torch.Generator().manual_seed(p.seed), draws) for p in prepared]
-        return torch.stack(noise, 1).to(self.unet.device)
+        return torch.stack(noise, 1).to(weight_of(self.unet).device)
 
     def make_step(
         self, prepared: Sequence[InstantIDPrepared], prompt: Prompt, face: Tensor | None, fresh: Sequence[Tensor]
     ) -> Step:
         """Project and place everything constant, then return the step: static shapes, no device sync."""
         first, unet = prepared[0], self.base(prepared).unet
-        table = lcm_table(self.scheduler, first.request.num_inference_steps, unet.device)
+        weight = weight_of(unet)
+        table = lcm_table(self.scheduler, first.request.num_inference_steps, weight.device)
         sizes = time_ids(*first.size, batch=len(prompt.pooled), like=prompt.pooled)
         added = {"text_embeds": prompt.pooled, "time_ids": sizes}
-        scales = torch.tensor([p.request.guidance_scale for p in prepared], device=unet.device)
+        scales = torch.tensor([p.request.guidance_scale for p in prepared], device=weight.device)
         run = self.runner.bind(
             InstantIDStep(
                 unet=unet,
@@ -247,7 +248,7 @@ class InstantIDPipeline(SDXLPipeline):
                 together=self.branches,
                 added=added,
                 guidance=scales.view(-1, 1, 1, 1) if first.guided else None,
-                dtype=unet.dtype,
+                dtype=weight.dtype,
             )
         )
 
@@ -296,5 +297,4 @@ class InstantIDPipeline(SDXLPipeline):
             size=None if width is None or height is None else (width, height),
             model_name=model_name,
         )
-
         return self.generate_one(self.prepare(request, [image] if image else []), output_type, callback_on_step_end)

@@ -11,6 +11,7 @@ from torch.nn import functional
 from pipelines.pulid.nets.bisenet import BiSeNet
 from pipelines.pulid.nets.eva import MEAN, STD, EVAVisionTower
 from pipelines.pulid.nets.id_encoder import IDEncoder
+from pipelines.sdxl.device import weight_of
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -51,7 +52,7 @@ def encode_photos(
 ) -> Tensor:
     """A batch's photos at once: aligned RGB crops (512, 512, 3) and raw ArcFace (512,) -> tokens (P, 10, width)."""
     parser, tower, encoder = nets
-    pixels = torch.from_numpy(np.stack(crops)).to(tower.device)
+    pixels = torch.from_numpy(np.stack(crops)).to(weight_of(tower).device)
     faces = face_only(parser, pixels.permute(0, 3, 1, 2).float() / 255)
     embedding, hidden = tower(clip_input(faces, tower.image_size))
     arcface = torch.from_numpy(np.stack(embeddings)).to(embedding)

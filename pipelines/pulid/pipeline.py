@@ -41,7 +41,7 @@ from pipelines.sdxl.attention import (
 )
 from pipelines.sdxl.decode import deal, decode, deliver
 from pipelines.sdxl.denoise import Step, denoise, draw_noise, resolve_seed, time_ids
-from pipelines.sdxl.device import attention_kernels, device_failures
+from pipelines.sdxl.device import attention_kernels, device_failures, weight_of
 from pipelines.sdxl.load import resolved
 from pipelines.sdxl.pipeline import SDXLPipeline
 from pipelines.sdxl.samplers import dpm_table
@@ -164,7 +164,7 @@ class PuLIDPipeline(SDXLPipeline):
             latents = denoise(step, latents, request.num_inference_steps, on_step)
         sources = [p for p in prepared for _ in range(p.request.num_images)]
         seeds, people = [p.seed for p in sources], [self.likeness(p) for p in sources]
-        with visit(self.vae, scratch=decode_scratch(*size, self.vae.dtype.itemsize)):
+        with visit(self.vae, scratch=decode_scratch(*size, weight_of(self.vae).itemsize)):
             pictures = deliver(latents, decode(self.vae, latents), seeds, people, output_type)
         return deal(pictures, [p.request.num_images for p in prepared])
 
@@ -194,7 +194,7 @@ class PuLIDPipeline(SDXLPipeline):
         conditional = [merge_photos(tokens, p.request.id_mix) for p, tokens in zip(prepared, photos, strict=True)]
         unconditional = [merge_photos(nobody.expand(len(p.crops), -1, -1), p.request.id_mix) for p in prepared]
         halves = stack_halves(prepared, unconditional, conditional)
-        scales = torch.tensor([p.request.id_scale for p in prepared], dtype=self.unet.dtype, device=halves.device)
+        scales = weight_of(self.unet).new_tensor([p.request.id_scale for p in prepared])
         mode = MODES[prepared[0].request.mode]
         scale = stack_halves(prepared, list(scales), list(scales)).view(-1, 1, 1, 1)
         return Identity(self.identity_layers(halves, mode), scale, mode)
@@ -218,7 +218,7 @@ class PuLIDPipeline(SDXLPipeline):
         for p in prepared:
             generator = torch.Generator().manual_seed(p.seed)
             noise.append(draw_noise((4, p.request.height // 8, p.request.width // 8), generator, p.request.num_images))
-        return torch.cat(noise).to(self.unet.device)
+        return torch.cat(noise).to(weight_of(self.unet).device)
 
     def make_step(
         self, prepared: Sequence[PuLIDPrepared], prompt: Prompt, identity: Identity | None, latents: Tensor
@@ -235,7 +235,7 @@ class PuLIDPipeline(SDXLPipeline):
                 context=Context(text_keys_values(unet, prompt.tokens), identity),
                 added={"text_embeds": prompt.pooled, "time_ids": sizes},
                 guidance=latents.new_tensor(scales).view(-1, 1, 1, 1) if guided else None,
-                dtype=unet.dtype,
+                dtype=weight_of(unet).dtype,
             )
         )
         previous = torch.zeros_like(latents)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipelines.errors import LoadError
+from pipelines.sdxl.device import weight_of
 from pipelines.sdxl.load import assign_state
 
 
@@ -290,6 +291,6 @@ class IdentityLayers(ModelMixin, ConfigMixin):
 
     def forward(self, tokens: Tensor, mode: IdentityMode) -> list[KeysValues]:
         """Identity tokens (B, N, context_width) -> keys and values of N + pads tokens for every layer."""
-        tokens = tokens.to(self.dtype)
+        tokens = tokens.to(weight_of(self).dtype)
         layers = zip(self.children(), self.heads, strict=True)
         return [layer.project(tokens, heads, mode) for layer, heads in layers]  # pyright: ignore[reportCallIssue]

@@ -3,7 +3,9 @@
 Interface::
 
     compiler = Compiler(cache=folder, backend="inductor", mode="max-autotune-no-cudagraphs")
-    compiler.ready(kind, body, inputs)   # compiled callable(body, *inputs); None: in the background
+    compiler.ask(kind, body, inputs)     # begins to compile this kind, in the background
+    compiler.ready(kind)                 # compiled callable(body, *inputs); None as long as there is none
+    compiler.busy                        # whether something is being compiled now
     compiler.compiled                    # how many kinds are compiled now
     compiler.wait()                      # until nothing is being compiled
     compiler.failures                    # why kinds could not be compiled and stay uncompiled, one text each
@@ -51,7 +53,7 @@ class Compiler:
     def __init__(
         self,
         cache: Path | None = None,
-        backend: str = "inductor",
+        backend: str | Callable[..., Any] = "inductor",
         mode: str | None = MODE,
         most: int = MOST_COMPILED,
         attention: str = "auto",
@@ -71,17 +73,22 @@ class Compiler:
         """How many kinds are compiled now."""
         return sum(run is not None for run in self._compiled.values())
 
-    def ready(self, kind: Hashable, body: Callable[..., Outputs], inputs: Sequence[Tensor]) -> Compiled | None:
-        """The compiled body of this kind, to be called as (body, *inputs); None as long as there is none.
+    @property
+    def busy(self) -> bool:
+        """Whether something is being compiled, and its kernels measured, now or next."""
+        return not all(one.done() for one in list(self._running))
 
-        The first call for a kind begins to compile it, on copies of the tensors.
-        """
+    def ready(self, kind: Hashable) -> Compiled | None:
+        """The compiled body of this kind, to be called as (body, *inputs); None as long as there is none."""
+        return self._compiled.get(kind)
+
+    def ask(self, kind: Hashable, body: Callable[..., Outputs], inputs: Sequence[Tensor]) -> None:
+        """Begin to compile this kind, once, on copies of the tensors."""
         with self._lock:
             if kind not in self._compiled and len(self._compiled) < self.most:
                 self._compiled[kind] = None
                 copies = with_tensors((body, tuple(inputs)), torch.clone)
                 self._running.add(self._thread.submit(self._compile, kind, *copies))
-            return self._compiled.get(kind)
 
     def wait(self) -> None:
         """Until everything asked for so far is compiled, or has failed."""

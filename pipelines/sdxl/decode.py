@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipelines.endpoint import Picture
 from pipelines.errors import BadPicture
 from pipelines.faces.similarity import Likeness
+from pipelines.sdxl.device import weight_of
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ def decode_one(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     The second decoding uses a copy, so that the shared VAE stays as it is.
     """
     latent: Any = latents[None]  # diffusers asks for a FloatTensor in any dtype
-    image = vae.decode(latent.to(vae.dtype), return_dict=False)[0][0].float()
-    if vae.dtype == torch.float32 or torch.isfinite(image).all():
+    image = vae.decode(latent.to(weight_of(vae).dtype), return_dict=False)[0][0].float()
+    if weight_of(vae).dtype == torch.float32 or torch.isfinite(image).all():
         return image
     whole = copy.deepcopy(vae)
     nn.Module.to(whole, torch.float32)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipelines.errors import DeviceLost, OutOfMemory
@@ -15,6 +16,14 @@ ATTENTION = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
+
+
+def weight_of(net: nn.Module) -> Tensor:
+    """The network's first weight, to take device and dtype from.
+
+    diffusers' own properties look through all modules for hooks that none of ours has: 4 ms each for SDXL's UNet.
+    """
+    return next(net.parameters())
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from torch import Tensor
 from pipelines.profile import Profile
 from pipelines.sdxl.compile import Compiler
 from pipelines.sdxl.tree import kind_of, tensors, with_tensors
+from pipelines.shelf import Shelf
 
 MOST_RECORDED = 8
 """Kinds that are kept recorded; each costs its buffers (about 0.2 GB for InstantID at 960x1280), the memory for what
@@ -171,15 +172,24 @@ class Runner:
         with self._lock:
             if not self._came_before(kind):
                 return as_it_is
-            compiled = self.compiler and self.compiler.ready(kind, body, inputs)
+            compiled = self.compiler and self.compiler.ready(kind)
             key = (kind, compiled is not None)
             if key not in self._recordings:
+                if self._must_wait:
+                    return self._recordings.get((kind, False), as_it_is)
                 self._recordings.pop((kind, False), None)
                 self._recordings[key] = self._record(compiled or as_called, body, inputs)
+            if self.compiler:
+                self.compiler.ask(kind, body, inputs)
             self._recordings.move_to_end(key)
             while len(self._recordings) > self.most:
                 self._recordings.popitem(last=False)
             return self._recordings[key]
+
+    @property
+    def _must_wait(self) -> bool:
+        """Whether recording would fail now: what measures kernels waits for the whole device, which ends a capture."""
+        return self.recorder is not None and self.compiler is not None and self.compiler.busy
 
     def _came_before(self, kind: Hashable) -> bool:
         """Whether a body of this kind was run before; photos of odd sizes come once and are not worth a recording."""
@@ -216,8 +226,12 @@ def as_called(body: Body, *inputs: Tensor) -> Outputs:
     return body(*inputs)
 
 
-def runner_of(profile: Profile, device: torch.device) -> Runner:
-    """The Runner that the profile asks for."""
+def runner_of(profile: Profile, device: torch.device, shelf: Shelf | None = None) -> Runner:
+    """The Runner that the profile asks for; all pipelines of a shelf have one compiler."""
     recorder = (CudaGraphs(device) if device.type == "cuda" else Rerun()) if profile.graphs else None
     cache = Path(profile.compile_cache) if profile.compile_cache else None
-    return Runner(recorder, Compiler(cache, attention=profile.attention) if profile.compile else None)
+
+    def compiler() -> Compiler:
+        return Compiler(cache, attention=profile.attention)
+
+    return Runner(recorder, (shelf or Shelf()).get((Compiler, profile), [], compiler) if profile.compile else None)

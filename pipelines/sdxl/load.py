@@ -64,8 +64,11 @@ def resolve_device(profile: Profile) -> torch.device:
 
 
 def read_device(profile: Profile) -> str:
-    """Where files are read to: straight to where their network lives."""
-    return "cpu" if waits(profile) else profile.device
+    """Where files are read to: the CPU, or nowhere when only their shapes are wanted.
+
+    What is mapped there costs no memory, and `fill` takes it to the card tensor by tensor.
+    """
+    return "meta" if profile.device == "meta" else "cpu"
 
 
 def dtype_of(profile: Profile) -> torch.dtype:
@@ -74,13 +77,13 @@ def dtype_of(profile: Profile) -> torch.dtype:
 
 
 def read_net(cls: type[Net], folder: Path, profile: Profile) -> Net:
-    """A network of diffusers or transformers from its folder, in the profile's dtype, not yet on its device.
+    """A network of diffusers or transformers from its folder, in the profile's dtype, where it lives.
 
     Raises:
         LoadError: naming the file, and what is missing, unexpected or misshapen in it.
     """
     net = empty_net(cls, folder)
-    return fill(net, *read_folder(net, folder, profile), dtype_of(profile))
+    return fill(net, *read_folder(net, folder, profile), profile)
 
 
 def empty_net(cls: type[Net], folder: Path) -> Net:
@@ -140,11 +143,18 @@ def single_file_of(base: Path) -> Path:
     return base.with_name(f"{base.name}.safetensors")
 
 
-def fill(net: Net, state: State, file: Path, dtype: torch.dtype, change: Change = keep) -> Net:
-    """Give an empty network its tensors, changed, then cast. Raises LoadError when names or shapes differ."""
+def fill(net: Net, state: State, file: Path, profile: Profile, change: Change = keep) -> Net:
+    """Give an empty network its tensors: brought one by one to where it lives, changed there, then cast.
+
+    One by one, because a card has no room for a file of other networks, or of float32, beside what lives there.
+
+    Raises:
+        LoadError: names or shapes differ.
+    """
+    home, dtype = home_of(profile), dtype_of(profile)
     outer = "text_model." if isinstance(net, CLIPTextModel) else ""  # transformers has it in the files only
     state = {key.removeprefix(outer): value for key, value in state.items() if not key.endswith(OBSOLETE)}
-    assign_state(net, state, file, outer, lambda key, tensor: change(key, tensor).to(dtype))
+    assign_state(net, state, file, outer, lambda key, tensor: change(key, tensor.to(home)).to(dtype))
     return net
 
 
@@ -173,7 +183,7 @@ def load_encoder(name: EncoderName, base: Path, profile: Profile, shelf: Shelf, 
 
     def make() -> Any:
         net = empty_net(cls, config)
-        return settle(fill(net, *read_part(net, base, name, profile), dtype_of(profile)), profile)
+        return settle(fill(net, *read_part(net, base, name, profile), profile), profile)
 
     return shelf.get((cls, profile), [config / "config.json", *files_of_part(cls, base, name)], make)
 
@@ -196,7 +206,7 @@ def read_vae(base: Path, profile: Profile, configs: Path | None = None) -> Autoe
         return read_net(AutoencoderKL, fixed, profile)
     vae = empty_net(AutoencoderKL, (configs or base) / "vae")
     tensors, file = read_part(vae, base, "vae", profile)
-    return fill(vae, tensors, file, torch.float32 if vae.config["force_upcast"] else dtype_of(profile))
+    return fill(vae, tensors, file, replace(profile, dtype="float32") if vae.config["force_upcast"] else profile)
 
 
 def fixed_vae(base: Path, profile: Profile) -> Path | None:
@@ -216,21 +226,27 @@ def read_tokenizer(folder: Path) -> CLIPTokenizer:
 def load_unet(base: Path, profile: Profile, weights: Path | None = None, change: Change = keep) -> UNet2DConditionModel:
     """The UNet of an SDXL base, or of its config with the tensors of another file.
 
-    Not yet on the device: attention surgery comes first.
+    Not yet settled: attention surgery comes first.
     """
     unet = empty_net(UNet2DConditionModel, base / "unet")
     if weights is None:
         tensors, file = read_part(unet, base, "unet", profile)
     else:
         tensors, file = read_tensors(weights, read_device(profile)), weights
-    return fill(unet, tensors, file, dtype_of(profile), change)
+    return fill(unet, tensors, file, profile, change)
 
 
 def settle(net: Net, profile: Profile) -> Net:
-    """`net` where it lives: on the profile's device, or in the computer's memory if it is to come when needed."""
+    """`net` where it lives, with its buffers, laid out as the profile says."""
+    place(net, home_of(profile))
     if profile.channels_last:
         nn.Module.to(net, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  it takes it
-    return place(net, resolve_device(replace(profile, device="cpu") if waits(profile) else profile))
+    return net
+
+
+def home_of(profile: Profile) -> torch.device:
+    """Where networks live: on the profile's device, or in the computer's memory if they are to come when needed."""
+    return torch.device("cpu") if waits(profile) else resolve_device(profile)
 
 
 def waits(profile: Profile) -> bool:
@@ -248,7 +264,8 @@ def resolved(profile: Profile) -> Profile:
     if profile.memory != "auto":
         return profile
     memory = choose(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else "48gb"
-    return replace(profile, memory=memory, graphs=profile.graphs and memory == "48gb")
+    stay = memory == "48gb"
+    return replace(profile, memory=memory, graphs=profile.graphs and stay, compile=profile.compile and stay)
 
 
 def place(net: Net, device: torch.device) -> Net:

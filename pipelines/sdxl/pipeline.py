@@ -33,7 +33,7 @@ class SDXLPipeline(DiffusionPipeline):
     def run_as(self, profile: Profile | None, device: torch.device, shelf: Shelf | None = None) -> None:
         """Run as the profile says; without one as it is, with all networks on `device` and nothing kept."""
         profile = profile or Profile(device=str(device))
-        self.runner = runner_of(profile, torch.device(profile.device))
+        self.runner = runner_of(profile, torch.device(profile.device), shelf)
         self.branches = branches_of(profile.branches, torch.device(profile.device))
         self.attention = profile.attention
         self.cache = Cache(profile.identity_cache_mb, profile.identity_cache_s)

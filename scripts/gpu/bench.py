@@ -8,21 +8,23 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pipelines.memory import LEAST, budget_of
 from pipelines.profile import Profile
 from pipelines.sdxl.branches import branches_of
 from pipelines.sdxl.graph import runner_of
+from pipelines.sdxl.residents import Residents
 from scripts.gpu.ceilings import Ceilings, count_flops, measure_ceilings
 from scripts.gpu.checks import BARS, exact, latents_of, path_check
 from scripts.gpu.clock import Clock
 from scripts.gpu.columns import Column, never
-from scripts.gpu.journal import Journal
+from scripts.gpu.journal import Check, Journal
 from scripts.gpu.models import MODELS, PIPELINES, Model
 from scripts.gpu.networks import Kit
 from scripts.gpu.others import Other, other_column
 from scripts.gpu.ours import our_column
-from scripts.gpu.rows import Row, measure
+from scripts.gpu.rows import GB, PEAK, Row, measure
 
 OTHERS: tuple[Other, ...] = ("upstream", "plain")
 SPEEDS: dict[str, dict[str, Any]] = {
@@ -30,11 +32,17 @@ SPEEDS: dict[str, dict[str, Any]] = {
     "graph": {"graphs": True},
     "branches": {"graphs": True, "branches": True},
     "compiled": {"graphs": True, "compile": True},
+    "24gb": {"memory": "24gb"},
+    "16gb": {"memory": "16gb"},
+    "12gb": {"memory": "12gb"},
 }
 """What the profile switches on in each of our columns. Branches are InstantID's: PuLID has no ControlNets."""
 
+VISITING = ("24gb", "16gb", "12gb")
+"""As on a card of this size: networks come and go."""
+
 SLOW = "compiled"
-"""Takes minutes to get ready: last, when everything else is written."""
+"""Takes minutes to get ready: after all that takes less."""
 
 RECORDED_WITH = 2
 """Requests until a kind of step is recorded: the second one is."""
@@ -82,7 +90,7 @@ def run_bench(plan: Plan, journal: Journal) -> None:
         if reference := references.get(model):
             name = f"{model} upstream in float32"
             attempt(journal, plan, name, partial(upstreams, plan, reference, model, journal))
-    for names in (set(plan.columns) - {SLOW}, {SLOW}):
+    for names in (set(plan.columns) - {SLOW, *VISITING}, {SLOW}, set(VISITING)):
         for model in MODELS:
             for name, make in makers(plan, model, [name for name in plan.columns if name in names]):
                 work = partial(bench_column, plan, ceilings, references.get(model), make, journal)
@@ -118,7 +126,7 @@ def exactly(plan: Plan, model: Model, references: dict[Model, Reference], journa
         references[model] = reference
         journal.write("ceiling", {"name": f"a request to {model}", "value": reference.flops / 1e12, "unit": "TFLOP"})
         for name in own(plan.columns, model):
-            if name not in {"eager", SLOW}:
+            if name not in {"eager", SLOW, *VISITING}:
                 column = sped_up(name, kit, model, pipeline, single=True)
                 attempt(journal, plan, f"{model} {name} in float32", partial(same, column, reference, journal))
 
@@ -160,14 +168,26 @@ def once(kept: list[Any], kit: Kit, model: Model) -> Any:
 def sped_up(name: str, kit: Kit, model: Model, pipeline: Any, single: bool = False) -> Column:
     """Our column with what its name switches on; `single` makes it ready for one request at a time only."""
     profile = Profile(device=kit.device, **SPEEDS[name])
-    device = pipeline.unet.device
+    device = torch.device(kit.device)
     pipeline.runner = runner_of(profile, device)
     if model == "instantid":
         pipeline.branches = branches_of(profile.branches, device)
     column = our_column(name, kit, model, pipeline)
+    if profile.offload:
+        send_home(pipeline)
+        pipeline.residents = Residents(device, budget_of(SPEEDS[name]["memory"]))
+        return replace(column, parts=dict, batches=(1,))
     if single or name == SLOW:  # every size of a batch is compiled for itself
         column = replace(column, batches=(1,))
     return replace(column, ready=lambda: warm_up(column, pipeline))
+
+
+def send_home(pipeline: Any) -> None:
+    """All networks into the computer's memory, from where a request calls them."""
+    pipeline.residents.clear()
+    for net in pipeline.components.values():
+        if isinstance(net, nn.Module):
+            nn.Module.to(net, "cpu")
 
 
 def warm_up(column: Column, pipeline: Any) -> None:
@@ -194,11 +214,13 @@ def bench_column(
     column = make()
     began = time.monotonic()
     column.ready()
-    if column.name in SPEEDS and column.name != "eager":
+    if "graphs" in SPEEDS.get(column.name, {}):
         journal.rows([Row(column.model, column.name, "recording and compiling", "s", time.monotonic() - began)])
     rate = ceilings.flops.get(plan.dtype, ceilings.flops["float16"])
     for row in measure(column, plan.clock, reference.flops if reference else None, rate):
         journal.rows([row])
+        if row.name == PEAK and (memory := SPEEDS.get(column.name, {}).get("memory")):
+            journal.check(Check(f"{column.model} {column.name} peak in GB", row.value, LEAST[memory] / GB))
     if reference and column.latents:
         check = path_check(column, plan.dtype, reference.latents, BARS[plan.dtype])
         journal.rows([Row(column.model, column.name, "error against float32", "", check.error)])

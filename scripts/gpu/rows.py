@@ -13,6 +13,8 @@ from scripts.gpu.columns import Column, Pixels, never
 
 GB = 1e9
 
+PEAK = "peak memory"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -65,7 +67,7 @@ def measure(column: Column, clock: Clock, flops: float | None, rate: float) -> I
     if flops is not None:
         yield Row(column.model, column.name, "share of the FLOP floor", "", flops / rate * 1e3 / alone.median)
     if peak is not None:
-        yield Row(column.model, column.name, "peak memory", "GB", peak)
+        yield Row(column.model, column.name, PEAK, "GB", peak)
     for batch in column.batches:
         times = alone if batch == 1 else clock.time(lambda batch=batch: column.run(batch, never))
         yield throughput(column, batch, times)

@@ -22,7 +22,7 @@ from server.queue.wakeup import POLL_S
 
 LONGEST_AGENT = 200
 """Characters of a User-Agent that tell observers apart: each one is kept for a while."""
-GATHER_S = 0.01
+GATHER_S = 0.02
 """Between two looks: polls that come in this time share the next one."""
 MOST_OBSERVERS = 10_000
 """Observers remembered; one that was forgotten is answered at once, as at its first look."""

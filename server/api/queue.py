@@ -22,6 +22,8 @@ SWITCHED_ON = ("1", "true", "yes", "on")
 """JS clients send logs=1, Python clients logs=true (fal-protocol.md §2.2)."""
 CANCEL_STATUS = {"CANCELLATION_REQUESTED": 202, "ALREADY_COMPLETED": 400, "NOT_FOUND": 404}
 
+polls = APIRouter(prefix=bodies.QUEUE_PREFIX)
+"""Asked for ten times per second by each waiting client: included first, so that no other route is tried before."""
 router = APIRouter(prefix=bodies.QUEUE_PREFIX)
 
 
@@ -73,7 +75,7 @@ async def events(service: Service, job: Job, logs: bool) -> AsyncIterator[bytes]
         yield b"data: " + as_json(bodies.status(change.job, change.position, lines)) + b"\n\n"
 
 
-@router.get("/{application:path}/requests/{request_id}/status")
+@polls.get("/{application:path}/requests/{request_id}/status")
 async def status(request: Request, application: str, request_id: str, logs: WantsLogs, service: ServiceOf) -> Response:
     """202 with IN_QUEUE or IN_PROGRESS, 200 with COMPLETED: clients take any 200 for completed.
 

@@ -1,4 +1,4 @@
-"""bundle, weights bundle, install, add-base: how weights and the application come to a machine without internet."""
+"""bundle, weights bundle, install; add-base, remove-base: how weights and the application come to a sealed machine."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ from server.cli.screen import console
 from server.cli.weights import weights
 from server.settings import read_settings
 from weights.archive import opened
-from weights.bases import add, size_of
+from weights.bases import add, forget, size_of
 from weights.bundle import Bundle, index_of, sources_of, unknown_bytes, write_bundle
 from weights.install import install as install_bundle
 from weights.install import rollback as roll_back
@@ -133,6 +133,15 @@ def add_base(
         target = add(name, file, root, link=link, check=fits, on_bytes=on_bytes)
     console.print(f"{target} is there: restart the server, then requests may say model_name={name!r}.")
     console.print("Its licence is not known to Veraicon: make sure that it allows what you do with it.")
+
+
+@weights.command("remove-base")
+def remove_base(
+    name: Annotated[str, typer.Argument(help="As requests write it into model_name.")], data_dir: DataDir = None
+) -> None:
+    """Delete a checkpoint of your own from the weights folder, and forget it."""
+    forget(name, read_settings(data_dir=data_dir).resolved_weights_dir)
+    console.print(f"{name} is gone: restart the server, then requests that name it are answered 422.")
 
 
 def fits(root: Path, name: str) -> None:

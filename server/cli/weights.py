@@ -8,7 +8,7 @@ import typer
 
 from server.cli.options import DataDir
 from server.cli.prepare import prepare
-from server.cli.pull import Names, bar, chosen, pull, repair
+from server.cli.pull import ALL, Names, bar, chosen, pull, repair
 from server.cli.screen import console, show_table
 from server.imports import opened
 from server.settings import Settings, read_settings
@@ -17,7 +17,7 @@ from weights.lock import Lock, read_lock, sole_writer
 from weights.manifest import Checkpoint, WeightsError, read_manifest, select
 from weights.prepared import recipes, stored_dtype, unprepared
 from weights.store import misfits, missing
-from weights.verify import disprove, proofs, unknown
+from weights.verify import Proof, disprove, own_bases, own_checkpoints, proofs, unknown, visible
 
 weights = typer.Typer(help="The checkpoints.", no_args_is_help=True)
 weights.command()(pull)
@@ -42,6 +42,7 @@ def list_weights(
         (name, needs.get(name, "optional"), state(manifest[name], lacking, lock), megabytes(manifest[name]), *terms)
         for name, _, *terms, _ in table(manifest.values())
     ]
+    rows += own_rows(root, lock)
     console.print(f"In {root.absolute()}:")
     show_table(("checkpoint", "needed by", "state", "MB", "licence", "commercial use"), rows)
     console.print("One checkpoint's files: `veraicon weights list NAME`. Get them: `veraicon weights pull [NAME]`")
@@ -54,6 +55,16 @@ def needed_by(settings: Settings) -> dict[str, str]:
         for name in endpoint.checkpoints:
             needs.setdefault(name, []).append(endpoint.folder)
     return {name: " ".join(folders) for name, folders in needs.items()}
+
+
+def own_rows(root: Path, lock: Lock) -> list[tuple[str, ...]]:
+    """A studio's own bases, of whose licences we know nothing."""
+    rows = []
+    for name, one in own_checkpoints(lock).items():
+        there = all((root / target).is_file() for target in one.files)
+        size = round(sum(file.size for file in one.files.values()) / 1e6)
+        rows.append((name, "model_name", "present" if there else "missing", str(size), "your own", "unclear"))
+    return rows
 
 
 def state(checkpoint: Checkpoint, lacking: set[str], lock: Lock) -> str:
@@ -91,14 +102,15 @@ def verify(
     settings = read_settings(data_dir=data_dir)
     root, manifest = settings.resolved_weights_dir, read_manifest(settings.weights_manifest)
     checkpoints = chosen(names or (), settings, manifest)
-    found = examine(root, checkpoints, manifest, settings, deep=deep)
+    own = own_bases(root) if not names or ALL in names else []
+    found = examine(root, checkpoints, own, settings, deep=deep)
     for target, problem in found.items():
         console.print(f"  {target} {problem}")
     wrong = [target for target in found if target in {file.target for one in checkpoints for file in one.files}]
     if mend and wrong:
         with sole_writer(root):
             repair(root, wrong, checkpoints, settings)
-        found = examine(root, checkpoints, manifest, settings, deep=deep)
+        found = examine(root, checkpoints, own, settings, deep=deep)
     if found:
         raise WeightsError(f"{len(found)} files in {root.absolute()} are not right: {', '.join(found)}")
     read = "every byte is right" if deep else "every file is there and whole; `--deep` compares every byte"
@@ -106,23 +118,24 @@ def verify(
 
 
 def examine(
-    root: Path, checkpoints: Sequence[Checkpoint], manifest: Mapping[str, Checkpoint], settings: Settings, *, deep: bool
+    root: Path, checkpoints: Sequence[Checkpoint], own: Sequence[Proof], settings: Settings, *, deep: bool
 ) -> dict[str, str]:
-    """What is wrong, by target: presence, sizes and headers; and if deep, every byte."""
-    names = [one.name for one in checkpoints]
+    """What is wrong, by target: presence, sizes and headers; and if deep, every byte. `own`: a studio's own bases."""
+    manifest, names = read_manifest(settings.weights_manifest), [one.name for one in checkpoints]
     found = [*missing(names, root, manifest), *misfits(names, root, manifest)]
     problems = {one.file.target: one.problem for one in found}
     made = {recipe.target for recipe in recipes(manifest, names)} & read_lock(root).prepared.keys()
     stale = unprepared(names, root, stored_dtype(settings.resolved_dtype), manifest)
     problems |= {target: problem for target, problem in stale if target in made}
-    return problems | (read_all(root, checkpoints, manifest, problems) if deep else {})
+    problems |= {one.target: problem for one in own if (problem := visible(root, one))}
+    if not deep:
+        return problems
+    return problems | read_all(root, [*proofs(checkpoints, root, manifest), *own], problems)
 
 
-def read_all(
-    root: Path, checkpoints: Sequence[Checkpoint], manifest: Mapping[str, Checkpoint], known: Mapping[str, str]
-) -> dict[str, str]:
+def read_all(root: Path, found: Sequence[Proof], known: Mapping[str, str]) -> dict[str, str]:
     """What is wrong with bytes of files that look right."""
-    todo = [one for one in proofs(checkpoints, root, manifest) if one.target not in known]
+    todo = [one for one in found if one.target not in known]
     for target in unknown(todo):
         console.print(f"  {target}: nobody has told its hash; `veraicon weights pull` asks its source")
     with bar(console.is_terminal) as progress:

@@ -8,7 +8,9 @@ import pytest
 from server.queue.migrations import create_tables
 from server.queue.queue import Queue
 from tests.databases import STORES, PostgreSQL, running_postgresql
+from tests.hub import Hub, running_hub
 from tests.integration.sealing import Sealed, make_wheelhouse, seal
+from tests.tiny_hub import tiny_hub, tiny_manifest
 
 LEASE_S = 0.6
 
@@ -57,3 +59,19 @@ def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sealed(wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory) -> Sealed:
     """The application as it was installed, from a bundle, in a room without network; read only."""
     return seal(wheelhouse, tmp_path_factory.mktemp("sealed"))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A hub of this machine with the tiny weights; nobody is logged in to any other."""
+    for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    with running_hub(tiny_hub()) as hub:
+        yield hub
+
+
+@pytest.fixture
+def manifest(hub: Hub, tmp_path: Path) -> Path:
+    """Ours, with the tiny files' facts and the hub's release page."""
+    return tiny_manifest(tmp_path / "manifest.toml", hub.url)

@@ -1,5 +1,6 @@
 """A studio's own checkpoint becomes a base by one command, or is refused with the reason, and then leaves no trace."""
 
+import re
 import shutil
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from pipelines.instantid.bases import base_names
 from tests.server_process import ROOT, veraicon
 from tests.single_file import write_single_file
-from weights.bases import add
+from weights.bases import add, forget
 from weights.lock import read_lock
 from weights.manifest import WeightsError
 
@@ -83,6 +84,49 @@ def test_link_takes_no_disk_and_never_leads_out_of_the_root(root, single):
     target = put("house", single, root, link=True)
     assert target.samefile(single)
     assert not target.is_symlink()
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def test_bases_that_changed_are_found_by_verify_and_can_be_forgotten(root, single, tmp_path):
+    """row 80: what no manifest names hangs on the lock alone."""
+    whole, flipped, cut, lost = (put(name, single, root) for name in ("whole", "flipped", "cut", "lost"))
+    (tmp_path / "manifest.toml").write_text("")
+    full = {"weights": "full", "weights_manifest": tmp_path / "manifest.toml", "device": "cpu"}
+
+    def run(*words):
+        ran = veraicon(tmp_path, "weights", *words, **full)
+        return ran.returncode, " ".join((ran.stdout + ran.stderr).split())
+
+    assert run("verify", "all", "--deep")[0] == 0
+    flip(flipped)
+    cut.write_bytes(b"short")
+    lost.unlink()
+    status, words = run("verify", "all", "--deep")
+    assert status == 1
+    bases = "instantid/bases"
+    assert f"{bases}/flipped.safetensors has sha256" in words
+    assert f"{bases}/cut.safetensors is 5 bytes, weights.lock says {whole.stat().st_size}: put it back with" in words
+    assert f"{bases}/lost.safetensors is missing: put it back with `veraicon weights add-base`" in words
+    assert "whole" not in words
+    listed = run("list")[1]
+    assert re.search(r"bases/lost model_name missing \d+ your own unclear", listed)
+    assert re.search(r"bases/whole model_name present \d+ your own unclear", listed)
+    assert run("remove-base", "lost")[0] == 0
+    assert set(read_lock(root).checkpoints) == {"bases/whole", "bases/flipped", "bases/cut"}
+
+
+def test_a_base_that_is_none_cannot_be_removed(root, single):
+    put("house", single, root)
+    for name in ("other", "../base", "bases/house"):
+        with pytest.raises(WeightsError, match=f"there is no base '{name}'"):
+            forget(name, root)
+    forget("house", root)
+    assert put("house", single, root).is_file()
 
 
 def test_a_name_that_is_taken_or_strange_is_refused(root, single):

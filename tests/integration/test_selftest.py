@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from server.selftest import FLAT, judged, report
+from server.selftest import FLAT, judged, report, run
 from server.settings import Settings
 from tests.server_process import veraicon
 
@@ -72,6 +72,31 @@ def test_on_tiny_weights_the_likeness_is_not_judged():
 @pytest.mark.parametrize(("error", "level"), [(0.01, "ok"), (0.2, "warn"), (float("nan"), "warn")])
 def test_half_precision_must_stay_near_to_float32(error, level):
     assert levels({"fact": "precision", "endpoint": "a/b", "dtype": "float16", "error": error}) == [level]
+
+
+def test_a_card_too_small_for_float32_is_a_warning():
+    [finding] = judged([{"fact": "not compared", "endpoint": "a/b", "error": "LoadError: too small"}], tiny=False)
+    assert finding.level == "warn"
+    assert "not compared with float32, which needs twice the memory: LoadError: too small" in finding.message
+
+
+def test_what_a_library_prints_is_no_fact(tmp_path):
+    printer = tmp_path / "pipelines"
+    printer.mkdir()
+    (printer / "__init__.py").touch()
+    (printer / "selftest.py").write_text(PRINTER)
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setenv("PYTHONPATH", str(tmp_path))
+        changed.chdir(tmp_path)
+        facts = list(run(Settings(weights="tiny", device="cpu", data_dir=tmp_path), tmp_path / "out"))
+    assert facts == [{"fact": "machine", "offline": "1"}]
+
+
+PRINTER = """
+import json, os
+print("Loading weights: done")
+print(json.dumps({"fact": "machine", "offline": os.environ["HF_HUB_OFFLINE"]}))
+"""
 
 
 def test_an_endpoint_that_fails_stops_and_is_in_the_report():

@@ -6,48 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-
-from tests.hub import LARGE_BYTES, Hub, running_hub
-from tests.server_process import ROOT, environment, veraicon
-from tests.tiny_hub import content, targets, tiny_hub, tiny_manifest
+from tests.integration.pulling import ACCEPT, LORA, ask, said
+from tests.server_process import ROOT, environment
+from tests.tiny_hub import content, targets
 from weights.lock import read_lock, sole_writer
 from weights.manifest import read_manifest
 from weights.store import sha256_of, tiny_root
-
-ACCEPT = ("--accept-licence", "all")
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with running_hub(tiny_hub()) as hub:
-        yield hub
-
-
-@pytest.fixture
-def manifest(hub: Hub, tmp_path: Path) -> Path:
-    return tiny_manifest(tmp_path / "manifest.toml", hub.url)
-
-
-@pytest.fixture(autouse=True)
-def nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-
-
-def ask(tmp_path: Path, manifest: Path, hub: Hub, *words: str) -> subprocess.CompletedProcess[str]:
-    return veraicon(
-        tmp_path, "weights", *words, weights="full", weights_manifest=manifest, hub_endpoint=hub.url, device="cpu"
-    )
-
-
-def said(ran: subprocess.CompletedProcess[str]) -> str:
-    """On both streams, without line breaks."""
-    return " ".join((ran.stdout + ran.stderr).split())
 
 
 def test_everything_is_pulled_verified_and_pinned_once(hub, manifest, tmp_path, monkeypatch):
@@ -144,9 +109,6 @@ def test_a_flipped_byte_in_any_file_is_found_named_and_repaired(hub, manifest, t
     assert all((root / target).read_bytes() == content(target) for target in targets(manifest))
 
 
-LORA = "pytorch_lora_weights.safetensors"
-
-
 def test_what_cannot_be_had_is_named_with_what_to_do(hub, manifest, tmp_path):
     """row 80: nothing that the hub did not promise gets a name below the root; the rest of a pull goes on."""
     faults = {"ip-adapter.bin": 401, "pulid_v1.bin": 403, "EVA02_CLIP_L_336_psz14_s6B.pt": 404, "yolox_l.onnx": 503}
@@ -189,63 +151,31 @@ def test_a_hub_that_is_busy_or_breaks_off_is_outwaited(hub, manifest, tmp_path):
     assert (tmp_path / "weights" / "instantid" / LORA).read_bytes() == content(f"instantid/{LORA}")
 
 
-def test_what_is_pinned_stays_the_same_commit_until_an_update(hub, manifest, tmp_path):
-    repository, target = "latent-consistency/lcm-lora-sdxl", tmp_path / "weights" / "instantid" / LORA
-    assert ask(tmp_path, manifest, hub, "pull", "lcm-lora", *ACCEPT).returncode == 0
-    old = hub.commit(repository)
-    hub.repositories[repository][LORA] = content("pulid/sdxl_lightning/sdxl_lightning_4step_unet.safetensors")
-    target.unlink()
+def test_a_hub_that_ignores_ranges_gives_the_whole_file_once_more(hub, manifest, tmp_path):
+    """What came before a kill is thrown away, not written twice: one request, and the right bytes."""
+    hub.manners.pause_s = 0.2
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server.cli", "weights", "pull", "lcm-lora", *ACCEPT],
+        env=environment(tmp_path, weights_manifest=manifest, hub_endpoint=hub.url),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+    )
+    limit = time.monotonic() + 30
+    while not any(part.stat().st_size for part in (tmp_path / "weights" / ".incoming").glob("*")):
+        assert time.monotonic() < limit
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+
+    hub.manners.pause_s, hub.manners.ranges = 0, False
+    hub.asked.clear()
     ran = ask(tmp_path, manifest, hub, "pull", "lcm-lora")
-    assert ran.returncode == 1
-    assert f"no revision {old}: `pull --update` takes its newest one" in said(ran)
-    assert ask(tmp_path, manifest, hub, "pull", "lcm-lora", "--update").returncode == 0
-    assert read_lock(tmp_path / "weights").checkpoints["lcm-lora"].commit == hub.commit(repository) != old
-    assert target.stat().st_size == len(hub.repositories[repository][LORA])
-
-
-def test_without_a_network_the_files_come_from_a_folder(hub, manifest, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    offline = ask(tmp_path, manifest, hub, "pull", "lcm-lora", "controlnet-depth", "antelopev2", *ACCEPT)
-    assert "unset HF_HUB_OFFLINE for `veraicon weights pull`, or use `--from`" in said(offline)
-
-    folder = tmp_path / "brought"
-    places = {
-        "instantid/pytorch_lora_weights.safetensors": LORA,
-        "instantid/controlnet-depth-small/config.json": "diffusers/controlnet-depth-sdxl-1.0-small/config.json",
-        "antelopev2/glintr100.onnx": "antelopev2/antelopev2/glintr100.onnx",
-        "antelopev2/scrfd_10g_bnkps.onnx": "antelopev2/scrfd_10g_bnkps.onnx",
-    }
-    for target, place in places.items():
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        (folder / place).write_bytes(content(target))
-    names = ("lcm-lora", "controlnet-depth", "antelopev2")
-    lacking = ask(tmp_path, manifest, hub, "pull", *names, "--from", str(folder))
-    assert f"{folder} lacks instantid/controlnet-depth-small/diffusion_pytorch_model.safetensors" in said(lacking)
-    name = "diffusion_pytorch_model.fp16.safetensors"
-    snapshot = folder / "models--diffusers--controlnet-depth-sdxl-1.0-small" / "snapshots" / "abc"
-    snapshot.mkdir(parents=True)
-    (snapshot / name).write_bytes(content("instantid/controlnet-depth-small/diffusion_pytorch_model.safetensors"))
-    brought = ask(tmp_path, manifest, hub, "pull", *names, "--from", str(folder))
-    assert brought.returncode == 0, said(brought)
-    assert hub.asked == []
-    assert ask(tmp_path, manifest, hub, "verify", *names, "--deep").returncode == 0
-    lock = read_lock(tmp_path / "weights").files
-    assert lock["antelopev2/glintr100.onnx"].known == "manifest"
-    assert lock["instantid/pytorch_lora_weights.safetensors"].known == "local"
-
-
-def test_a_file_of_ones_own_stays_and_a_wrong_face_model_does_not(hub, manifest, tmp_path):
-    root = tmp_path / "weights"
-    own = content("pulid/sdxl_lightning/sdxl_lightning_4step_unet.safetensors")
-    for target, body in {f"instantid/{LORA}": own, "antelopev2/glintr100.onnx": b"another model"}.items():
-        (root / target).parent.mkdir(parents=True)
-        (root / target).write_bytes(body)
-    ran = ask(tmp_path, manifest, hub, "pull", "lcm-lora", "antelopev2", *ACCEPT)
     assert ran.returncode == 0, said(ran)
-    assert (root / "instantid" / LORA).read_bytes() == own
-    assert "left as it is" in said(ran)
-    assert (root / "antelopev2" / "glintr100.onnx").read_bytes() == content("antelopev2/glintr100.onnx")
-    assert len(own) > LARGE_BYTES
+    asked = [headers.get("range", "") for _, path, headers in hub.asked if path.startswith("/content")]
+    assert len(asked) == 1
+    assert re.fullmatch(r"bytes=\d+-", asked[0])
+    assert (tmp_path / "weights" / "instantid" / LORA).read_bytes() == content(f"instantid/{LORA}")
 
 
 def test_two_commands_do_not_change_the_weights_at_once(hub, manifest, tmp_path):

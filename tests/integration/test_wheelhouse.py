@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from scripts.check_imports import rivals_of
 from tests.integration.sealing import fill_wheelhouse
 from tests.server_process import ROOT
 from tests.small_wheels import write_lists, write_wheel
@@ -44,6 +45,23 @@ def test_a_wheel_with_another_hash_than_the_list_is_refused_by_name(wheels, tmp_
     assert "builder" in done.stderr
     assert "build.txt cannot be had" in done.stderr
     assert not (tmp_path / "wheelhouse" / "SHA256SUMS").exists()
+
+
+@pytest.mark.parametrize("kind", ["gpu", "gpu-cu12"])
+def test_a_wheelhouse_for_either_cuda_holds_its_own_list(wheels, tmp_path, kind):
+    other = ({"gpu", "gpu-cu12"} - {kind}).pop()
+    (wheels / "lists" / f"{other}.txt").write_text("absent==1.0 --hash=sha256:" + "0" * 64 + "\n")
+    done = fill_wheelhouse(tmp_path / "wheelhouse", wheels, kind)
+    assert done.returncode == 0, done.stderr
+    assert f"wheelhouse: {kind}, for Python" in done.stdout
+    assert "libraries==1.0 --hash=sha256:" in (tmp_path / "wheelhouse" / "libraries.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "rival"), [("gpu", "onnxruntime"), ("gpu-cu12", "onnxruntime"), ("cpu", "onnxruntime-gpu")]
+)
+def test_a_set_up_host_has_one_onnxruntime_the_one_of_its_list(kind, rival):
+    assert {name for name in rivals_of(kind) if name.startswith("onnx")} == {rival}
 
 
 def test_a_wheel_that_no_list_names_any_more_is_removed(wheels, tmp_path):
@@ -107,7 +125,7 @@ def test_an_upgrade_keeps_the_application_before_and_a_second_call_is_instant(wh
 
 
 def test_the_real_lists_name_no_registry_and_hash_every_file_of_a_gpu_host():
-    for name in ("gpu", "build"):
+    for name in ("gpu", "gpu-cu12", "build"):
         text = (ROOT / "scripts" / "requirements" / f"{name}.txt").read_text()
         assert "://" not in text
         for requirement in text.replace("\\\n", " ").splitlines():

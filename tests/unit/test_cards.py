@@ -44,6 +44,12 @@ def test_for_an_older_driver_the_list_for_cuda_12_is_named():
     assert findings[1].message == "torch sees no NVIDIA GPU"
 
 
+@pytest.mark.parametrize(("driver", "cuda"), [("470.1", "13.0"), ("520.1", "12.8")])
+def test_the_list_for_cuda_12_is_not_named_where_it_would_not_help(driver, cuda):
+    [finding] = driver_findings(REPORT | {"driver": driver, "torch_cuda": cuda})
+    assert finding.remedy == "update the driver"
+
+
 def test_a_card_without_kernels_is_named():
     [finding] = architecture_findings(REPORT | {"gpus": [HOPPER | {"name": "Tesla V100", "capability": "7.0"}]})
     assert (finding.level, "V100" in finding.name, "7.0" in finding.message) == ("stop", True, True)

@@ -1,7 +1,9 @@
 """Bodies compiled in the background: served uncompiled meanwhile, swapped in when ready, kept over restarts."""
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,6 +39,46 @@ def test_a_kind_is_compiled_when_it_comes_again_and_swapped_in_when_ready() -> N
         compiler.wait()
     assert compiler.compiled == 1
     assert runner.recorded == 1, "the compiled recording takes the uncompiled one's place"
+    assert not compiler.failures
+
+
+def test_nothing_is_recorded_while_another_kind_is_compiled() -> None:
+    """What measures kernels waits for the whole device, which would end a capture on another thread."""
+    begun, over = threading.Event(), threading.Event()
+    recorded_while_compiling: list[bool] = []
+
+    def slow(graph: Any, _: Any) -> Any:
+        begun.set()
+        assert over.wait(60)
+        return graph
+
+    class Watched(Rerun):
+        def record(self, run: Any) -> Any:
+            recorded_while_compiling.append(compiler.busy)
+            return super().record(run)
+
+    compiler = Compiler(backend=slow, mode=None)
+    runner = Runner(Watched(), compiler)
+
+    def draw(rows: int) -> None:
+        x, offset = torch.ones(rows, 4), torch.full((4,), float(rows))
+        assert torch.equal(runner.bind(Line(NET, offset))(x)[0], NET(x) + offset)
+
+    draw(2)
+    draw(2)
+    assert begun.wait(60)
+    try:
+        for _ in range(3):
+            draw(3)
+        assert runner.recorded == 1, "the kind before was recorded before it was compiled, this one waits"
+    finally:
+        over.set()
+    compiler.wait()
+    draw(3)
+    compiler.wait()
+    draw(2)
+    assert runner.recorded == 2
+    assert recorded_while_compiling == [False] * 3
     assert not compiler.failures
 
 

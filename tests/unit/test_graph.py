@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.models import modeling_utils
 from PIL import Image
 from torch import Tensor, nn
 
@@ -117,6 +118,17 @@ def test_a_cancelled_request_leaves_nothing_in_the_buffers(case: Case) -> None:
     assert torch.equal(draw(case, 1), expected[1])
 
 
+def test_no_request_searches_its_networks_for_hooks(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers' `device` and `dtype` look through every module: milliseconds each in a UNet of SDXL's size."""
+
+    def search(net: nn.Module) -> None:
+        raise AssertionError(f"{type(net).__name__} was searched")
+
+    for name in ("get_parameter_device", "get_parameter_dtype"):
+        monkeypatch.setattr(modeling_utils, name, search)
+    assert torch.isfinite(draw(case, 0)).all()
+
+
 @dataclass(frozen=True)
 class Scale:
     """A body: a network, something constant, and a constant that is no tensor."""
@@ -207,5 +219,7 @@ def test_what_cannot_be_recorded_runs_as_it_is_and_says_so(caplog: pytest.LogCap
 def test_graphs_and_networks_that_come_and_go_exclude_each_other() -> None:
     with pytest.raises(ValueError, match="switch graphs off"):
         Profile(graphs=True, memory="24gb")
+    with pytest.raises(ValueError, match="switch compile off"):
+        Profile(compile=True, memory="24gb")
     with pytest.raises(ValueError, match="one stream"):
         Profile(compile=True, branches=True)
