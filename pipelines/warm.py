@@ -52,7 +52,7 @@ def warm(endpoint: Endpoint, root: Path, profile: Profile, sizes: Sequence[tuple
     pipeline: Any = resolve_name(endpoint.pipeline).load(root / endpoint.folder, profile, Shelf())
     compiler = pipeline.runner.compiler
     wanted = sizes or [SIZES[endpoint.id]]
-    compiler.most = len(wanted)
+    compiler.most = 2 * len(wanted)  # a step and a decoding for each size
     for number, size in enumerate(wanted, 1):
         print(f"{endpoint.id} {size[0]}x{size[1]}: {number} of {len(wanted)}, this takes minutes", flush=True)
         prepared = pipeline.prepare(at_size(request_of(endpoint), size), [photo()])

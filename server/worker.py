@@ -51,8 +51,11 @@ log = structlog.get_logger()
 
 def profile_of(settings: Settings) -> Profile:
     """How the pipelines run under these settings."""
-    device, tiny = settings.resolved_device, settings.weights == "tiny"
-    stay = settings.memory_profile in ("auto", "48gb")
+    device, tiny, stay = (
+        settings.resolved_device,
+        settings.weights == "tiny",
+        settings.memory_profile in ("auto", "48gb"),
+    )
     return Profile(
         device=device,
         dtype=settings.resolved_dtype,

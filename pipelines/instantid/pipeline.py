@@ -180,7 +180,7 @@ class InstantIDPipeline(SDXLPipeline):
             latents = denoise(step, latents, first.request.num_inference_steps, on_step)
         seeds, people = [p.seed for p in prepared], [self.likeness(p) for p in prepared]
         with visit(base.vae, scratch=decode_scratch(*first.size, weight_of(base.vae).itemsize)):
-            pictures = deliver(latents, decode(base.vae, latents), seeds, people, output_type)
+            pictures = deliver(latents, decode(base.vae, latents, self.runner), seeds, people, output_type)
         return deal(pictures, [1] * len(prepared))
 
     def steering_nets(self, prepared: Sequence[InstantIDPrepared]) -> list[Module]:

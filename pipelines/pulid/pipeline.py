@@ -165,7 +165,7 @@ class PuLIDPipeline(SDXLPipeline):
         sources = [p for p in prepared for _ in range(p.request.num_images)]
         seeds, people = [p.seed for p in sources], [self.likeness(p) for p in sources]
         with visit(self.vae, scratch=decode_scratch(*size, weight_of(self.vae).itemsize)):
-            pictures = deliver(latents, decode(self.vae, latents), seeds, people, output_type)
+            pictures = deliver(latents, decode(self.vae, latents, self.runner), seeds, people, output_type)
         return deal(pictures, [p.request.num_images for p in prepared])
 
     def likeness(self, prepared: PuLIDPrepared) -> Likeness | None:

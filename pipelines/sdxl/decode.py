@@ -16,6 +16,7 @@ from pipelines.endpoint import Picture
 from pipelines.errors import BadPicture
 from pipelines.faces.similarity import Likeness
 from pipelines.sdxl.device import weight_of
+from pipelines.sdxl.graph import Body, Runner
 
 
 @dataclass(frozen=True)
@@ -26,21 +27,37 @@ class Raw:
     image: Tensor
 
 
-def decode(vae: AutoencoderKL, latents: Tensor) -> list[Tensor]:
+@dataclass(frozen=True)
+class Decoder:
+    """The VAE's decoding of one picture, as a body that a Runner can record and compile."""
+
+    vae: AutoencoderKL
+
+    def __call__(self, latent: Tensor) -> tuple[Tensor]:
+        """(1, 4, h, w) in the VAE's dtype -> (1, 3, 8h, 8w)."""
+        scaled: Any = latent  # diffusers asks for a FloatTensor in any dtype
+        return (self.vae.decode(scaled, return_dict=False)[0],)
+
+
+def decode(vae: AutoencoderKL, latents: Tensor, runner: Runner | None = None) -> list[Tensor]:
     """Latents (B, 4, h, w) float32 -> B images (3, 8h, 8w), float32, about -1..1.
 
     One at a time, because a batch multiplies the VAE's peak memory (performance.md §1.3).
+
+    Args:
+        runner: how it is run; None: as it is.
     """
-    return [decode_one(vae, one) for one in latents / vae.config["scaling_factor"]]
+    run = (runner or Runner()).bind(Decoder(vae))
+    return [decode_one(vae, one, run) for one in latents / vae.config["scaling_factor"]]
 
 
-def decode_one(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+def decode_one(vae: AutoencoderKL, latents: Tensor, run: Body) -> Tensor:
     """One picture's scaled latents (4, h, w) -> (3, 8h, 8w); what overflows in half precision is decoded in float32.
 
     The second decoding uses a copy, so that the shared VAE stays as it is.
     """
-    latent: Any = latents[None]  # diffusers asks for a FloatTensor in any dtype
-    image = vae.decode(latent.to(weight_of(vae).dtype), return_dict=False)[0][0].float()
+    latent: Any = latents[None]
+    image = run(latent.to(weight_of(vae).dtype))[0][0].float()
     if weight_of(vae).dtype == torch.float32 or torch.isfinite(image).all():
         return image
     whole = copy.deepcopy(vae)

@@ -61,7 +61,7 @@ def parts_of(pipeline: Pipeline, kit: Kit, requests: Sequence[Any]) -> dict[str,
     parts: dict[str, Callable[[], object]] = {
         "face nets": quietly(lambda: encode_face(one)),
         "text": quietly(lambda: pipeline.encode_prompt(one)),
-        "VAE": quietly(lambda: [to_pixels(image) for image in decode(pipeline.vae, latents)]),
+        "VAE": quietly(lambda: [to_pixels(image) for image in decode(pipeline.vae, latents, pipeline.runner)]),
     }
     return control_part(kit) | parts if isinstance(pipeline, InstantIDPipeline) else parts
 

@@ -7,7 +7,7 @@ from typing import NoReturn
 import typer
 
 from server import serve as serving
-from server.cli import bundle, doctor, dropin, keys, requests, selftest, serve, tls, webhooks, weights
+from server.cli import bundle, doctor, dropin, keys, requests, selftest, serve, tls, warm, webhooks, weights
 from server.dropin.guide import DropinError
 from server.files import FilesError
 from server.imports import ImportStringError
@@ -40,7 +40,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # its tracebacks show the values of variables
 )
-for commands in (serve.app, doctor.app, selftest.app, bundle.app, dropin.app):
+for commands in (serve.app, doctor.app, selftest.app, warm.app, bundle.app, dropin.app):
     app.add_typer(commands)
 app.add_typer(keys.keys, name="keys")
 app.add_typer(requests.requests, name="requests")

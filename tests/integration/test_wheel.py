@@ -1,6 +1,7 @@
 """The wheel of this working tree: its data travels with it, and nothing else does."""
 
 import random
+import re
 import subprocess
 import time
 import zipfile
@@ -60,3 +61,25 @@ def test_the_installed_application_ends_a_pull_that_was_killed_five_times(sealed
     found = subprocess.run(verify, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert found.returncode == 1
     assert f"{target} has sha256" in found.stdout
+
+
+def test_the_installed_application_bundles_for_the_next_room_and_installs_it_there(sealed, wheelhouse, tmp_path):
+    """What it carries on is byte for byte what the checkout bundled; nothing of the checkout is read."""
+
+    def run(*words, folder=tmp_path):
+        program = [sealed.folder / "venv" / "bin" / "veraicon", *words]
+        env = sealed_environment(folder)
+        return subprocess.run(program, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+    bundle = tmp_path / "next.bundle"
+    made = run("bundle", "--all", str(bundle), "--wheelhouse", str(wheelhouse), "--weights", "tiny")
+    assert made.returncode == 0, made.stderr
+    installed = run("weights", "install", str(bundle), folder=tmp_path / "next")
+    assert installed.returncode == 0, installed.stderr
+    first, second = (sorted(hashes_in(text)) for text in (sealed.report["bundle"], made.stdout))
+    assert first == second
+    assert first == sorted(hashes_in(installed.stdout))
+
+
+def hashes_in(text: str) -> set[str]:
+    return set(re.findall(r"index sha256 ([0-9a-f]{64})", text))

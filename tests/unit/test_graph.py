@@ -90,7 +90,7 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
 def draw(case: Case, index: int, on_step: Callable[[int, int], bool] = lambda step, total: False) -> Tensor:
     prepared = case.pipeline.prepare(*case.requests[index])
     (pictures,) = case.pipeline.generate([prepared], on_step, "raw")
-    return torch.stack([picture.latents for picture in pictures])
+    return torch.stack([torch.cat([picture.latents.flatten(), picture.image.flatten()]) for picture in pictures])
 
 
 def test_replayed_requests_give_what_they_give_as_they_are(case: Case) -> None:
@@ -101,7 +101,8 @@ def test_replayed_requests_give_what_they_give_as_they_are(case: Case) -> None:
     for index in (0, 1, 0, 2, 1, 2, 0):
         results.append((index, draw(case, index)))
         recorded.append(runner.recorded)
-    assert recorded == [0, 1, 1, 1, 1, 2, 2], "a kind is recorded when it comes again, whatever its values"
+    # A step and a decoding of each kind.
+    assert recorded == [0, 2, 2, 2, 2, 4, 4], "a kind is recorded when it comes again, whatever its values"
     for index, latents in results:
         assert torch.equal(latents, expected[index])
     assert not runner.failures

@@ -7,6 +7,7 @@ import pytest
 from pipelines import warm
 from pipelines.catalog import CATALOG
 from pipelines.selftest import request_of
+from tests.server_process import veraicon
 
 
 def test_every_endpoint_is_asked_for_the_size_that_was_given() -> None:
@@ -27,3 +28,10 @@ def test_what_is_no_size_is_refused_with_an_example(text: str, capsys: pytest.Ca
 def test_missing_weights_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert warm.main([str(tmp_path), "--cache", str(tmp_path / "cache"), "--device", "cpu"]) == 1
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_the_command_passes_on_what_the_program_says(tmp_path: Path) -> None:
+    done = veraicon(tmp_path, "warm", "--size", "640x960", weights="full", device="cpu")
+    assert done.returncode == 1
+    assert f"{tmp_path}/weights" in done.stderr
+    assert veraicon(tmp_path, "warm", "--size", "axb", weights="full", device="cpu").returncode == 2
