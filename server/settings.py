@@ -204,6 +204,11 @@ class Settings(BaseSettings):
         return self.dtype or ("float32" if self.resolved_device == "cpu" else "float16")
 
     @property
+    def networks_stay(self) -> bool:
+        """Whether networks stay on the card, as recording and compiling need; auto may still decide otherwise."""
+        return self.memory_profile in ("auto", "48gb")
+
+    @property
     def resolved_compile_cache_dir(self) -> Path:
         return self.compile_cache_dir or self.data_dir.absolute() / "compiled"
 

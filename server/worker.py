@@ -51,11 +51,7 @@ log = structlog.get_logger()
 
 def profile_of(settings: Settings) -> Profile:
     """How the pipelines run under these settings."""
-    device, tiny, stay = (
-        settings.resolved_device,
-        settings.weights == "tiny",
-        settings.memory_profile in ("auto", "48gb"),
-    )
+    device, tiny = settings.resolved_device, settings.weights == "tiny"
     return Profile(
         device=device,
         dtype=settings.resolved_dtype,
@@ -63,8 +59,8 @@ def profile_of(settings: Settings) -> Profile:
         max_side=settings.max_side_px,
         final_sigmas=settings.final_sigmas,
         tiny=tiny,
-        graphs=settings.graphs and device != "cpu" and stay,
-        compile=settings.compile and stay,
+        graphs=settings.graphs and device != "cpu" and settings.networks_stay,
+        compile=settings.compile and settings.networks_stay,
         compile_cache=settings.resolved_compile_cache_dir,
         branches=settings.branches,
         channels_last=device != "cpu",
