@@ -36,35 +36,38 @@ class Writer:
     def __init__(self, store: Store, after: Callable[[], None]) -> None:
         self._store, self._after = store, after
         self._wishes = queue.SimpleQueue[Wish | None]()
-        self._starting, self._thread = threading.Lock(), None
+        self._lock, self._thread = threading.Lock(), None
 
     def write(self, action: Action[Written]) -> Written:
         """What `action` returns, once that is on the disk. Raises what it raises, and then it wrote nothing."""
-        self._start()
         wish = Wish(action, Future())
-        self._wishes.put(wish)
-        return wish.done.result()
-
-    def close(self) -> None:
-        """Write what is wished for, then end."""
-        if self._thread is not None:
-            self._wishes.put(None)
-            self._thread.join()
-
-    def _start(self) -> None:
-        with self._starting:
+        with self._lock:
+            self._wishes.put(wish)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
                 self._thread.start()
+        return wish.done.result()
+
+    def close(self) -> None:
+        """Write what is wished for, then end; a later wish begins anew, so that nobody waits for ever."""
+        with self._lock:
+            thread = self._thread
+            if thread is not None:
+                self._wishes.put(None)
+        if thread is not None:
+            thread.join()
 
     def _run(self) -> None:
-        open_ = True
-        while open_:
+        while True:
             batch = [self._wishes.get()]
             while len(batch) < MOST and not self._wishes.empty():
                 batch.append(self._wishes.get())
-            open_ = None not in batch
             self._commit([wish for wish in batch if wish is not None])
+            if None in batch:
+                with self._lock:
+                    if self._wishes.empty():
+                        self._thread = None
+                        return
 
     def _commit(self, batch: Sequence[Wish]) -> None:
         """All or nothing on the disk; but one that fails by itself spares the others."""
