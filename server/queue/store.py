@@ -1,6 +1,7 @@
 """Store: the database below the queue: transactions, how durable each is, and the clock that leases run by."""
 
 import os
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,6 +136,24 @@ class Store:
             engine.dispose()
 
 
+def begin_journal(connection: sqlite3.Connection) -> None:
+    """Vacuum by increments, and a write-ahead log: both stay in the file, and to say them again takes the write lock.
+
+    Of several that open a new file at once all but one are refused, whatever the timeout: they try again.
+    """
+    limit = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+                return
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > limit:
+                raise
+            time.sleep(0.02)
+
+
 def _sqlite(url: URL, synchronous: str) -> Engine:
     # isolation_level None: Python's driver must not begin transactions by itself, they begin below.
     options = {"timeout": BUSY_TIMEOUT_S, "isolation_level": None}
@@ -142,10 +161,7 @@ def _sqlite(url: URL, synchronous: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
-        # Both stay in the file, and to say them again waits for the write lock.
-        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            connection.execute("PRAGMA journal_mode = WAL")
+        begin_journal(connection)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
 
     @event.listens_for(engine, "begin")
