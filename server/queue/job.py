@@ -9,6 +9,9 @@ State = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
 Scope = Literal["run", "read", "admin"]
 """What a key may do: run and upload; read status, results and logs; delete anybody's requests."""
 
+Condition = Literal["loading", "ready", "failed", "quarantined"]
+"""How a worker is; quarantined: its GPU failed so often that it is left alone for a while."""
+
 Cancellation = Literal["CANCELLATION_REQUESTED", "ALREADY_COMPLETED", "NOT_FOUND"]
 
 
@@ -18,7 +21,7 @@ class Job:
 
     Args:
         id: uuid4 in its 36-character form; what fal calls the request id.
-        seq: order of arrival; the queue serves by (priority, seq).
+        seq: order of arrival; the queue serves by (priority, turn, seq).
         endpoint / owner: the endpoint's id; the name of the API key that submitted it.
         input: the request's body, valid for the endpoint's Input (unless the job was put already finished).
         base_url: ``scheme://host/prefix`` of the submit, no trailing slash.
@@ -32,6 +35,8 @@ class Job:
         metrics: what else the status tells about the outcome.
         no_retry: whether the job ends when its worker dies, instead of being run again.
         lifecycle: what the client wants for its result files: server.lifecycle.Lifecycle; None: nothing special.
+        turn: its key's turn when it was submitted: of equal priority the lowest is served first.
+        batch_key: jobs of one endpoint and batch key may be generated together; empty: only alone.
     """
 
     id: str
@@ -58,6 +63,8 @@ class Job:
     metrics: dict[str, Any] | None
     no_retry: bool
     lifecycle: dict[str, Any] | None
+    turn: int
+    batch_key: str
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ class WorkerState:
     name: str
     host: str
     device: str
-    state: Literal["loading", "ready", "failed"]
+    state: Condition
     message: str
     age_s: float
 

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,12 +17,12 @@ from server.queue.tables import jobs, outbox
 
 WAITING = jobs.c.state == "IN_QUEUE"
 RUNNING = jobs.c.state == "IN_PROGRESS"
-ORDER = (jobs.c.priority, jobs.c.seq)
+ORDER = (jobs.c.priority, jobs.c.turn, jobs.c.seq)
 
 STORED_FILE = re.compile(r'"file:([0-9a-f]{32}_[A-Za-z0-9._-]+)"')
 """A stored file's id in a row's JSON."""
 
-JOB_COLUMNS = tuple(column for column in jobs.c if column.name not in {"spared", "deadline", "clock"})
+JOB_COLUMNS = tuple(jobs.c[field.name] for field in fields(Job))
 
 
 def job_of(row: Row[Any]) -> Job:

@@ -54,12 +54,32 @@ jobs = Table(
     Column("no_retry", Boolean, nullable=False, server_default=text("false")),
     # What the client wants for the files that the job makes: server.lifecycle.Lifecycle; NULL: nothing special.
     Column("lifecycle", JSON(none_as_null=True)),
+    # Keys take turns: of equal priority the lowest turn comes first (server/queue/turns.py).
+    Column("turn", BigInteger, nullable=False, server_default="0"),
+    # What requests must have in common to be generated together, as far as a submit tells; '': only alone.
+    Column("batch_key", Text, nullable=False, server_default=""),
+    # The client's own name for this submit, and the hash of what it sent with it.
+    Column("idempotency_key", Text),
+    Column("body_hash", String(64)),
+    # Ids of files that its worker is writing: swept when the worker dies before the result is stored.
+    Column("drafts", JSON(none_as_null=True)),
     sqlite_autoincrement=True,  # a pruned job's seq is never given out again
 )
 # One small index per question, so that finished jobs weigh nothing on the hot path.
 Index(
     "jobs_waiting",
     jobs.c.priority,
+    jobs.c.turn,
+    jobs.c.seq,
+    postgresql_where=text("state = 'IN_QUEUE'"),
+    sqlite_where=text("state = 'IN_QUEUE'"),
+)
+Index(
+    "jobs_alike",
+    jobs.c.endpoint,
+    jobs.c.batch_key,
+    jobs.c.priority,
+    jobs.c.turn,
     jobs.c.seq,
     postgresql_where=text("state = 'IN_QUEUE'"),
     sqlite_where=text("state = 'IN_QUEUE'"),
@@ -79,9 +99,12 @@ Index(
 Index(
     "jobs_unfinished",
     jobs.c.owner,
+    jobs.c.priority,
+    jobs.c.turn,
     postgresql_where=text("state <> 'COMPLETED'"),
     sqlite_where=text("state <> 'COMPLETED'"),
 )
+Index("jobs_idempotency", jobs.c.owner, jobs.c.idempotency_key, unique=True)
 
 logs = Table(
     "logs",
@@ -175,4 +198,33 @@ workers = Table(
     Column("message", Text, nullable=False),
     Column("seen", Float, nullable=False),
     Column("clock", Text, nullable=False),
+)
+
+# What processes measure, for the metrics that any API process shows: one row each, replaced as a whole.
+measures = Table(
+    "measures",
+    metadata,
+    Column("process", Text, primary_key=True),
+    Column("samples", JSON, nullable=False),
+    Column("seen", Float, nullable=False),
+    Column("clock", Text, nullable=False),
+)
+
+# Endpoints that an operator paused: their requests are taken and wait.
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("endpoint", Text, primary_key=True),
+    Column("since", Float, nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),
+)
+
+# SQLite alone: the one kernel whose processes may open this file. `beats` grows while one of them lives.
+residence = Table(
+    "residence",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("boot", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("beats", BigInteger, nullable=False),
 )

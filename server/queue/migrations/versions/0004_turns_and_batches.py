@@ -1,0 +1,48 @@
+"""Turns of keys, batch keys, idempotency keys, drafts of files; measures of processes, pauses, residence."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+
+WAITING = sa.text("state = 'IN_QUEUE'")
+UNFINISHED = sa.text("state <> 'COMPLETED'")
+
+
+def upgrade() -> None:
+    op.add_column("jobs", sa.Column("turn", sa.BigInteger, nullable=False, server_default="0"))
+    op.add_column("jobs", sa.Column("batch_key", sa.Text, nullable=False, server_default=""))
+    op.add_column("jobs", sa.Column("idempotency_key", sa.Text))
+    op.add_column("jobs", sa.Column("body_hash", sa.String(64)))
+    op.add_column("jobs", sa.Column("drafts", sa.JSON(none_as_null=True)))
+    op.drop_index("jobs_waiting", "jobs")
+    partial("jobs_waiting", ["priority", "turn", "seq"], WAITING)
+    partial("jobs_alike", ["endpoint", "batch_key", "priority", "turn", "seq"], WAITING)
+    op.drop_index("jobs_unfinished", "jobs")
+    partial("jobs_unfinished", ["owner", "priority", "turn"], UNFINISHED)
+    op.create_index("jobs_idempotency", "jobs", ["owner", "idempotency_key"], unique=True)
+    op.create_table(
+        "measures",
+        sa.Column("process", sa.Text, primary_key=True),
+        sa.Column("samples", sa.JSON, nullable=False),
+        sa.Column("seen", sa.Float, nullable=False),
+        sa.Column("clock", sa.Text, nullable=False),
+    )
+    op.create_table(
+        "pauses",
+        sa.Column("endpoint", sa.Text, primary_key=True),
+        sa.Column("since", sa.Float, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False, server_default=""),
+    )
+    op.create_table(
+        "residence",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("boot", sa.Text, nullable=False),
+        sa.Column("host", sa.Text, nullable=False),
+        sa.Column("beats", sa.BigInteger, nullable=False),
+    )
+
+
+def partial(name: str, columns: list[str], where: sa.TextClause) -> None:
+    op.create_index(name, "jobs", columns, postgresql_where=where, sqlite_where=where)
