@@ -44,7 +44,8 @@ check: setup
 	@$(PY) -m scripts.check_docs
 	@.venv/bin/hadolint Dockerfile.cuda
 	@.venv/bin/yamllint --strict deploy
-	@.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	@.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml deploy/compose.one-host.yaml
+	@.venv/bin/kubernetes-validate --strict deploy/kubernetes/*.yaml deploy/kubernetes/examples/*.yaml
 
 WHEELS ?= wheelhouse
 # KIND is the other machine's.

@@ -1,6 +1,7 @@
 """What a model offers: Endpoint, Input, Output, and the Pipeline behind it. Torch-free: the HTTP process looks here."""
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
@@ -42,6 +43,18 @@ class Input(BaseModel):
     def request(self) -> Any:
         """The pipeline's own frozen request: what is computed, without API ranges and without URLs."""
         raise NotImplementedError
+
+    def batch_key(self) -> str:
+        """What requests that may be generated together have in common, as far as the body tells; empty: only alone.
+
+        `Prepared.batch_key` has the last word.
+        """
+        return ""
+
+
+def key_of(*parts: Hashable) -> str:
+    """A short batch key: equal for equal parts only. Some parts are the client's own text, of any length."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 class ImageSize(BaseModel):

@@ -15,7 +15,8 @@ class Profile:
     Args:
         device: torch's name of the device, ``"cuda"``, ``"cuda:1"`` or ``"cpu"``. Never replaced by another one.
             ``"meta"`` reads only names and shapes: such a pipeline can be examined and generates nothing.
-        dtype: of the UNet, ControlNets, text encoders; the identity networks stay in float32.
+        dtype: of the UNet and the ControlNets. Text encoders and VAE run in float16 beside bfloat16 (decision 0044),
+            the identity networks always in float32.
         detector: ``"scrfd"`` (real weights, insightface) or ``"haar"`` (OpenCV's cascade, for the tiny profile, where
             no detector weights can be shipped).
         max_side: longest side in pixels of a picture whose size follows the photo (InstantID); multiple of 64.

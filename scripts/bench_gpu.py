@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--columns", nargs="+", choices=COLUMNS, help="only these")
     parser.add_argument("--runs", type=int, default=9, help="of each figure, after two that do not count (default 9)")
     parser.add_argument("--minutes", type=float, default=9, help="after these no further column begins (default 9)")
+    parser.add_argument("--weights", type=Path, help="folder with real weights: times SCRFD and ArcFace of antelopev2")
     parser.add_argument("--out", type=Path, default=OUT, help=f"folder for the two files (default {OUT})")
 
 
@@ -52,6 +53,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         columns=tuple(columns),
         deadline=time.monotonic() + arguments.minutes * 60,
         single=arguments.quick,
+        weights=arguments.weights,
     )
 
 

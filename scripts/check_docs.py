@@ -1,4 +1,4 @@
-"""Docs checks of `make check`: links lead somewhere, named commands and settings exist, generated parts are current."""
+"""Docs checks of `make check`: links lead somewhere, commands, settings, metrics exist, generated parts are current."""
 
 import re
 import subprocess
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from scripts import make_compatibility, make_faults
+from scripts import make_compatibility, make_faults, metric_names
 from server.settings import PREFIX, Settings
 from weights.licences import render
 from weights.manifest import read_manifest
@@ -18,11 +18,12 @@ LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 COMMAND = re.compile(r"\bveraicon ((?:[a-z]+(?:-[a-z]+)* ?)+)")
 SETTING = re.compile(rf"\b{PREFIX}([A-Z_]+)\b")
 TARGET = re.compile(r"`?make ([a-z-]+)")
+METRIC = re.compile(r"^\| `([a-z_]+)`", re.MULTILINE)
 
 
 def main() -> int:
     problems = [problem for page in PAGES for problem in check(page)]
-    problems += stale()
+    problems += [*stale(), *undescribed((ROOT / "docs" / "metrics.md").read_text())]
     for problem in problems:
         print(f"docs: {problem}", file=sys.stderr)
     return bool(problems)
@@ -77,6 +78,15 @@ def help_names(*words: str) -> Iterator[str]:
     text = subprocess.run(program, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     section = text.partition("Commands")[2]
     yield from re.findall(r"^[│\s]+([a-z][a-z-]+)\s{2,}", section, re.MULTILINE)
+
+
+def undescribed(text: str) -> Iterator[str]:
+    """Metrics that the page does not describe, and those that it describes and nobody makes."""
+    described, made = set(METRIC.findall(text)), metric_names.names()
+    for name in sorted(made - described):
+        yield f"docs/metrics.md: the metric {name} is not described"
+    for name in sorted(described - made):
+        yield f"docs/metrics.md: there is no metric {name}"
 
 
 def stale() -> Iterator[str]:

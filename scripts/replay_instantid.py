@@ -1,7 +1,7 @@
 """Replays the recorded InstantID cases from their request-level inputs (format: tests/golden/instantid/index.json)."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +45,25 @@ class SinglePipeline(InstantIDPipeline):
         return encode_texts((self.tokenizer, self.tokenizer_2), (self.text_encoder, self.text_encoder_2), texts)
 
 
-def replay(weights: Path, cases: Path, profile: Profile = PROFILE) -> Iterator[Result]:
-    """Run every case of ``cases/index.json`` through the worker's own pipeline, loaded once per LoRA setting."""
+def replay(
+    weights: Path,
+    cases: Path,
+    profile: Profile = PROFILE,
+    kind: type[InstantIDPipeline] = InstantIDPipeline,
+    only: Callable[[dict[str, Any]], bool] = lambda case: True,
+) -> Iterator[Result]:
+    """Run every case of ``cases/index.json`` through the worker's own pipeline, loaded once per LoRA setting.
+
+    Args:
+        kind: what stands in the pipeline's place. only: which cases.
+    """
     pipelines: dict[str, InstantIDPipeline] = {}
-    for case in json.loads((cases / "index.json").read_text())["cases"]:
+    for case in filter(only, json.loads((cases / "index.json").read_text())["cases"]):
         try:
-            kind = SinglePipeline if case["pipeline"] == "single" else InstantIDPipeline
+            made = SinglePipeline if case["pipeline"] == "single" else kind
             key = f"{case['pipeline']} {case['lora']}"
             if key not in pipelines:
-                pipelines[key] = kind.load(weights, profile, faces=RecordedFaces(), lora=case["lora"])
+                pipelines[key] = made.load(weights, profile, faces=RecordedFaces(), lora=case["lora"])
             with np.load(find_case(cases, case["file"])) as golden:
                 yield run_case(pipelines[key], case, dict(golden))
         except Exception as error:  # one case that cannot run must not hide the others

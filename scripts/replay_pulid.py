@@ -1,7 +1,7 @@
 """Replays the recorded PuLID cases from their request-level inputs (format: tests/golden/pulid/index.json)."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,22 @@ class RecordedFaces:
         return load_file(self.folder / f"ref{image.width - 1}.safetensors")
 
 
-def replay(weights: Path, cases: Path, profile: Profile = PROFILE) -> Iterator[Result]:
-    """Run every case of ``cases/index.json`` through the pipeline that the worker uses."""
+def replay(
+    weights: Path,
+    cases: Path,
+    profile: Profile = PROFILE,
+    kind: type[PuLIDPipeline] = PuLIDPipeline,
+    only: Callable[[dict[str, Any]], bool] = lambda case: True,
+) -> Iterator[Result]:
+    """Run every case of ``cases/index.json`` through the pipeline that the worker uses.
+
+    Args:
+        kind: what stands in the pipeline's place. only: which cases.
+    """
     folder = cases / "cases" if (cases / "cases").is_dir() else cases
     faces = RecordedFaces(folder)
-    pipeline = PuLIDPipeline.load(weights, profile, faces=faces)
-    for case in json.loads((cases / "index.json").read_text())["cases"]:
+    pipeline = kind.load(weights, profile, faces=faces)
+    for case in filter(only, json.loads((cases / "index.json").read_text())["cases"]):
         try:
             yield run_case(pipeline, faces, case, folder)
         except Exception as error:  # one case that cannot run must not hide the others

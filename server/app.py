@@ -18,10 +18,12 @@ from server.api import erase, health, jwks, openapi, playground, queue, realtime
 from server.api.counters import Counters
 from server.api.entrance import Entrance, address_of
 from server.api.familiar import Familiar
+from server.api.gauges import Gauges
 from server.api.hold import Polls
+from server.api.lookout import Lookout
+from server.api.news import News
 from server.api.observe import Observe, failure
 from server.api.service import Service, by_id
-from server.api.watch import News
 from server.bodies import QUEUE_PREFIX
 from server.errors import NotFound, RequestError
 from server.files import FileStore
@@ -46,9 +48,21 @@ def create_app(settings: Settings, catalog: Sequence[Endpoint], queue_: Queue, f
     """The HTTP side of the server; the queue's tables must exist."""
     signer, tickets = Signer(queue_.vault), Tickets(queue_.vault.ticket_secret())
     news = News()
-    polls = Polls(queue_, news, settings.hold_status_ms / 1000)
-    endpoints = by_id(catalog, settings.aliases)
-    service = Service(settings, endpoints, queue_, files, news, polls, Familiar(), Counters(), tickets, signer)
+    lookout = Lookout(queue_, news)
+    service = Service(
+        settings=settings,
+        endpoints=by_id(catalog, settings.aliases),
+        queue=queue_,
+        files=files,
+        news=news,
+        lookout=lookout,
+        polls=Polls(lookout, settings.hold_status_ms / 1000),
+        familiar=Familiar(),
+        counters=Counters(),
+        gauges=Gauges(queue_, [endpoint.id for endpoint in catalog]),
+        tickets=tickets,
+        signer=signer,
+    )
     app = FastAPI(
         title="Veraicon",
         docs_url=None,  # FastAPI's pages load their scripts from a CDN

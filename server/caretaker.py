@@ -1,7 +1,9 @@
 """Caretaker: what must happen whether or not anybody asks: rescue lost jobs, forget old requests and their files."""
 
+import math
 import threading
 import time
+from dataclasses import dataclass
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -10,30 +12,51 @@ from server.files import FileStore
 from server.queue.queue import Queue
 
 RESCUE_EVERY_S = 1.0
+PROMOTE_EVERY_S = 10.0
 PRUNE_EVERY_S = 3600.0
-"""Or ten times within keep_results_h, where that is shorter."""
+OFTEN = 10
+"""What has its time is looked for at least so often within that time."""
 
 log = structlog.get_logger()
 
 
-def take_care(queue: Queue, files: FileStore, keep_results_h: float, stop: threading.Event) -> None:
+@dataclass
+class Rhythm:
+    """When something is to be done again. `due_at`: on the monotonic clock; at once, the first time."""
+
+    every_s: float
+    due_at: float = 0.0
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now < self.due_at:
+            return False
+        self.due_at = now + self.every_s
+        return True
+
+
+def take_care(
+    queue: Queue, files: FileStore, keep_results_h: float, stop: threading.Event, low_wait_s: float = math.inf
+) -> None:
     """Until `stop`. Any number of processes may do this at once; each step is one transaction that excludes the others.
 
     Args:
         keep_results_h: how long finished requests are kept, and files since they were written.
+        low_wait_s: how long a low-priority request waits before it is made a normal one; infinite: for ever.
     """
-    every_s = min(PRUNE_EVERY_S, keep_results_h * 3600 / 10)
-    pruned_at = time.monotonic() - every_s
+    keep_s = keep_results_h * 3600
+    promoting = Rhythm(min(PROMOTE_EVERY_S, low_wait_s / OFTEN))
+    pruning = Rhythm(min(PRUNE_EVERY_S, keep_s / OFTEN))
     while not stop.wait(RESCUE_EVERY_S):
         try:
-            rescued = queue.rescue()
-            if rescued:
+            if rescued := queue.rescue():
                 log.warning("jobs rescued", count=rescued)
+            if promoting.due() and (promoted := queue.promote(low_wait_s)):
+                log.info("low-priority jobs made normal", count=promoted)
             sweep(queue, files)
-            if time.monotonic() - pruned_at >= every_s:
-                pruned_at = time.monotonic()
-                requests = queue.prune(keep_results_h * 3600, files.delete)
-                log.info("pruned", requests=requests, files=files.prune(keep_results_h * 3600))
+            if pruning.due():
+                requests = queue.prune(keep_s, files.delete)
+                log.info("pruned", requests=requests, files=files.prune(keep_s))
         except (SQLAlchemyError, OSError) as error:
             log.warning("cannot take care of the queue", error=type(error).__name__)
 

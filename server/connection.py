@@ -1,4 +1,4 @@
-"""One client's connection: uvicorn's protocol with the two limits that it lacks, so that nobody holds the door open."""
+"""One client's connection: uvicorn's protocol with the limits that it lacks, so that nobody holds the door open."""
 
 import asyncio
 import json
@@ -12,10 +12,19 @@ MOST_HEADER_BYTES = 64 * 1024
 
 
 class Connection(HttpToolsProtocol):
-    """Closes on a client whose headers take too long, and answers 431 to endless ones."""
+    """Closes on a client whose headers take too long or who takes nothing of its answer; 431 to endless headers.
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    What waits for a slow client is bounded: beyond 64 KiB the answer is not made any further (uvicorn's flow control).
+
+    Args:
+        send_timeout_s: how long a client may take nothing of an answer that waits for it.
+    """
+
+    def __init__(self, *arguments: Any, send_timeout_s: float, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._send_timeout_s = send_timeout_s
+        self._sending: asyncio.TimerHandle | None = None
+        self._unsent = 0
         self._reading: Literal["nothing", "headers", "body"] = "nothing"
         self._header_bytes = 0
         self._patience: asyncio.TimerHandle | None = None
@@ -57,8 +66,35 @@ class Connection(HttpToolsProtocol):
         self._reading = "nothing"
         super().on_message_complete()
 
+    def pause_writing(self) -> None:
+        """The client reads slower than it is answered."""
+        super().pause_writing()
+        self._stop_sending()
+        self._watch_sending()
+
+    def _watch_sending(self) -> None:
+        self._unsent = self.transport.get_write_buffer_size()
+        self._sending = self.loop.call_later(self._send_timeout_s, self._check_sending)
+
+    def _check_sending(self) -> None:
+        """A close would wait for the client to read the rest, so one that read nothing is cut off."""
+        if self.transport.get_write_buffer_size() < self._unsent:
+            self._watch_sending()
+        else:
+            self.transport.abort()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_sending()
+
+    def _stop_sending(self) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._stop_sending()
         super().connection_lost(exc)
 
     def _wait(self) -> None:

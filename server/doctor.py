@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipelines.endpoint import Endpoint
 from server.cards import architecture_findings, driver_findings, memory_findings
 from server.checks import Finding, disk_finding, keys_finding, port_finding, tls_findings, weights_findings
+from server.files import FilesError, FileStore
 from server.queue.queue import Queue
 from server.queue.store import StoreError
 from server.settings import Settings
@@ -27,6 +28,7 @@ def examine(settings: Settings, catalog: Sequence[Endpoint], queue: Queue) -> li
         Finding("packages", "ok", ", ".join(installed())),
         *device_findings(settings, catalog),
         disk_finding(settings.data_dir),
+        files_finding(settings),
         *weights_findings(settings, catalog),
         *tls_findings(settings),
         queue_finding(settings, queue),
@@ -43,6 +45,16 @@ def installed() -> list[str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def files_finding(settings: Settings) -> Finding:
+    """Whether pictures can be written where files_url says."""
+    try:
+        FileStore(settings.resolved_files_url).check()
+    except FilesError as error:
+        message, _, remedy = str(error).partition("\n  -> ")
+        return Finding("files", "stop", message, remedy)
+    return Finding("files", "ok", settings.files_url or "in the data folder")
 
 
 def queue_finding(settings: Settings, queue: Queue) -> Finding:

@@ -6,19 +6,23 @@ import mimetypes
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import obstore
-from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.exceptions import BaseError
+
+from server.objects import FileMissing, FilesUnreachable, Objects
 
 FILE_ID = re.compile(r"[0-9a-f]{32}_[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-CHUNK = 256 * 1024
+CHUNK, FAR_CHUNK = 256 * 1024, 4 * 1024 * 1024
+"""Bytes read at a time: from a disk, and from a network, where each read is a request."""
 DEFAULT_TYPE = "application/octet-stream"
+DRAFT_S = 3600.0
+CHECKS = "checks"
+"""Where `check` writes; what a crash leaves there is pruned by its age."""
 
 _TYPES = mimetypes.MimeTypes()  # the packaged table only: the machine's own one must not change our answers
 _TYPES.add_type("image/webp", ".webp")
@@ -39,27 +43,43 @@ class FilesError(Exception):
     """The file store cannot be opened; the message says what to change."""
 
 
-class FileMissing(LookupError):
-    """There is no such file, or not any more."""
-
-
 class FileStore:
     """The files of one server.
 
     An id is 128 random (or content-derived) bits, an underscore and the file's name, so that whoever has it may read
     the file and nobody finds it by chance; its ending carries the content type, which no store but S3 would remember.
 
+    Every method raises FilesUnreachable (an OSError) when the store refuses or does not answer.
+
     Args:
-        url: ``file:///folder`` or ``s3://bucket/prefix`` (credentials from AWS_* as usual).
+        url: ``file:///folder`` or ``s3://bucket/prefix`` (endpoint and credentials from AWS_*, docs/operations.md).
+
+    Raises:
+        FilesError: the URL is neither.
     """
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
         try:
-            self._store: ObjectStore = LocalStore(self._folder, mkdir=True) if self._folder else from_url(url)
+            self._objects = Objects.in_folder(self._folder) if self._folder else Objects.at(url)
         except (BaseError, ValueError) as error:
             raise FilesError(f"files_url {url} cannot be used: it is file:///folder or s3://bucket/prefix") from error
+
+    def check(self) -> None:
+        """Write a small object and delete it, unless it would be in a folder. Raises FilesError saying what to do."""
+        if not self._objects.far:
+            return
+        path = f"{CHECKS}/{secrets.token_hex(16)}"
+        try:
+            self._objects.put(path, b"veraicon", DEFAULT_TYPE)
+            self._objects.delete([path])
+        except (FilesUnreachable, FileMissing) as error:
+            raise FilesError(
+                f"the object store that files_url names cannot be written: {error}\n"
+                "  -> check that the bucket exists, AWS_ENDPOINT_URL (with AWS_ALLOW_HTTP=true where it is http), "
+                "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION"
+            ) from None
 
     def save(self, data: bytes, content_type: str, file_name: str | None = None) -> StoredFile:
         """Store `data`; on return it is on the disk."""
@@ -78,18 +98,14 @@ class FileStore:
         if self._folder:
             write_durably(self._folder / path, data)
         else:
-            obstore.put(self._store, path, data, attributes={"Content-Type": content_type})
+            self._objects.put(path, data, content_type)
 
     def stat(self, file_id: str) -> StoredFile:
         """Raises FileMissing, also for what cannot be an id."""
         if not FILE_ID.fullmatch(file_id):
             raise FileMissing(file_id)
-        try:
-            size = obstore.head(self._store, _path(file_id))["size"]
-        except (NotFoundError, FileNotFoundError):
-            raise FileMissing(file_id) from None
         name = file_id.partition("_")[2]
-        return StoredFile(file_id, _type_of(name), name, size)
+        return StoredFile(file_id, _type_of(name), name, self._objects.size(_path(file_id)))
 
     def read(self, file_id: str) -> bytes:
         """The whole file. Raises FileMissing."""
@@ -99,10 +115,8 @@ class FileStore:
         """`length` bytes from `start`, or all from there, in chunks. Raises FileMissing before the first one."""
         size = self.stat(file_id).size
         end = size if length is None else min(size, start + length)
-        return (
-            bytes(obstore.get_range(self._store, _path(file_id), start=at, end=min(at + CHUNK, end)))
-            for at in range(start, end, CHUNK)
-        )
+        chunk = FAR_CHUNK if self._objects.far else CHUNK
+        return (self._objects.read(_path(file_id), at, min(at + chunk, end)) for at in range(start, end, chunk))
 
     def save_part(self, file_id: str, number: int, data: bytes) -> None:
         """Keep one part of a file to come; a part that is sent again replaces the one before."""
@@ -112,42 +126,57 @@ class FileStore:
 
     def parts(self, file_id: str) -> dict[int, int]:
         """Number -> size in bytes of the parts that are there."""
-        found = (meta for page in obstore.list(self._store, _parts(file_id)) for meta in page)
-        named = ((meta["path"].rpartition("/")[2], meta["size"]) for meta in found)
+        named = ((path.rpartition("/")[2], size) for path, size in self._objects.sizes(_parts(file_id)))
         return {int(name): size for name, size in named if name.isdecimal()}  # the others are being written
 
     def join(self, file_id: str, numbers: Sequence[int]) -> StoredFile:
         """Store the file that these parts make, in this order. Raises FileMissing for a part that is not there."""
-        try:
-            parts = [obstore.get(self._store, f"{_parts(file_id)}{number}").bytes() for number in numbers]
-        except (NotFoundError, FileNotFoundError):
-            raise FileMissing(file_id) from None
-        return self.save_as(file_id, b"".join(parts))
+        return self.save_as(file_id, b"".join(self._objects.read(f"{_parts(file_id)}{number}") for number in numbers))
 
     def delete(self, file_ids: Sequence[str]) -> None:
-        """Remove files, and the parts of unfinished ones; what is not there is gone already."""
-        for file_id in file_ids:
-            if FILE_ID.fullmatch(file_id):
-                with contextlib.suppress(NotFoundError, FileNotFoundError):
-                    obstore.delete(self._store, _path(file_id))
-                self.delete_parts(file_id)
+        """Remove files, the parts of unfinished ones, and drafts; what is not there is gone already."""
+        known = [file_id for file_id in file_ids if FILE_ID.fullmatch(file_id)]
+        self._objects.delete([_path(file_id) for file_id in known])
+        for file_id in known:
+            self.delete_parts(file_id)
+            for draft in (self._folder / _path(file_id)).parent.glob(f".{file_id}.*") if self._folder else ():
+                draft.unlink(missing_ok=True)  # of a writer that died
+
+    def listing(self) -> Iterator[tuple[str, int, bool]]:
+        """Everything that is stored: a file's id, bytes, and whether that is the whole file, no part or draft of it."""
+        for path, size in self._objects.sizes():
+            folder, _, name = path.rpartition("/")
+            if folder.startswith("parts/"):
+                yield folder.partition("/")[2], size, False
+            elif folder != CHECKS:
+                draft = name.startswith(".")
+                yield name[1:].rpartition(".")[0] if draft else name, size, not draft
 
     def delete_parts(self, file_id: str) -> None:
         """Remove what `join` no longer needs."""
         paths = [f"{_parts(file_id)}{number}" for number in self.parts(file_id)]
-        if paths:
-            obstore.delete(self._store, paths)
+        self._objects.delete(paths)
         if self._folder:
             with contextlib.suppress(OSError):
                 (self._folder / _parts(file_id)).rmdir()
 
     def prune(self, older_than_s: float) -> int:
-        """Delete files (also unfinished ones) written more than `older_than_s` ago. Returns how many."""
-        before = datetime.now(UTC) - timedelta(seconds=older_than_s)
-        old = [meta["path"] for page in obstore.list(self._store) for meta in page if meta["last_modified"] < before]
-        if old:
-            obstore.delete(self._store, old)
-        return len(old)
+        """Delete files (also unfinished ones) written more than `older_than_s` ago. Returns how many.
+
+        Drafts go sooner: whoever has not finished one within an hour was killed.
+        """
+        old = self._objects.older_than(older_than_s)
+        self._objects.delete(old)
+        return len(old) + self._prune_drafts(min(older_than_s, DRAFT_S))
+
+    def _prune_drafts(self, older_than_s: float) -> int:
+        pruned, before = 0, time.time() - older_than_s
+        for draft in self._folder.glob("*/.*") if self._folder else ():
+            with contextlib.suppress(FileNotFoundError):  # finished just now
+                if draft.stat().st_mtime < before:
+                    draft.unlink()
+                    pruned += 1
+        return pruned
 
 
 def new_id(content_type: str, file_name: str | None = None) -> str:

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
@@ -58,7 +59,7 @@ class Server(uvicorn.Server):
 def configuration(app: FastAPI, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         Forwarded(app, Trusted.of(settings.trusted_proxies)),
-        http=Connection,
+        http=partial(Connection, send_timeout_s=settings.send_timeout_s),  # pyright: ignore[reportArgumentType]
         ws="none",  # a handshake is answered as any other request: 404, in words
         log_config=None,
         access_log=False,
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--fd", type=int, required=True, help="file descriptor of a listening socket")
     listener = socket.socket(fileno=parser.parse_args().fd)
     settings = read_settings()
-    configure_logs(settings)
+    configure_logs(settings, "http")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one per connection; the usual 1024 are soon gone
     threading.Thread(target=leave_with_parent, name="parent", daemon=True).start()

@@ -2,21 +2,31 @@
 
 import logging
 import sys
+from functools import partial
+from typing import Literal
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 from server.settings import Settings
 
-NOISY = ("alembic", "httpcore2", "httpx2")
+Process = Literal["server", "http", "worker"]
+"""The parent of all, which also sends webhooks; the one that answers; one that makes pictures."""
+
+OURS = ("server", "pipelines", "weights", "__main__")
 
 
-def configure_logs(settings: Settings) -> None:
-    """Send every logger of this process to standard error, in the settings' format and from its level on."""
+def configure_logs(settings: Settings, process: Process) -> None:
+    """Send every logger of this process to standard error, in the settings' format and from its level on.
+
+    Each line has a timestamp, a level and the `process`; a `request_id` wherever a request is concerned. Other people's
+    libraries are silent below a warning: at their DEBUG they tell headers, statements and pieces of pictures.
+    """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        partial(signed, process),
     ]
     structlog.configure(
         processors=[
@@ -34,9 +44,13 @@ def configure_logs(settings: Settings) -> None:
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=endings(settings.log_format))
     )
     logging.root.handlers[:] = [handler]
-    logging.root.setLevel(settings.log_level)
-    for name in NOISY:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[settings.log_level]))
+    for name in OURS:
+        logging.getLogger(name).setLevel(settings.log_level)
+
+
+def signed(process: Process, _logger: object, _method: str, line: EventDict) -> EventDict:
+    return {**line, "process": process}
 
 
 def endings(log_format: str) -> list[Processor]:

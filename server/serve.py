@@ -16,6 +16,7 @@ import structlog
 from pipelines.endpoint import Endpoint
 from server.caretaker import take_care
 from server.checks import Finding, cannot_listen, keys_finding, listen, tls_findings, weights_findings
+from server.child import Child
 from server.files import FileStore
 from server.imports import opened
 from server.logs import configure_logs
@@ -23,6 +24,8 @@ from server.outbound import Outbound
 from server.queue.migrations import create_tables
 from server.queue.opening import open_queue
 from server.queue.queue import Queue
+from server.queue.residence import Residence
+from server.queue.soundness import refuse_damaged
 from server.renewal import keep_renewed
 from server.settings import Settings, child_environment
 from server.supervisor import places_of, supervise
@@ -71,23 +74,26 @@ def serve_api(settings: Settings, *, tls: bool, say: Say) -> None:
 
 def serve_workers(settings: Settings, *, say: Say) -> None:
     """Workers only, until SIGTERM or SIGINT. Raises CannotServe before anything has started."""
-    configure_logs(settings)
+    configure_logs(settings, "server")
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     catalog = opened(settings.catalog)
     refuse(weights_findings(settings, catalog))
     check_outside(settings)
     places = places_of(settings)
-    create_tables(settings.resolved_database_url)
+    settle(settings)
     with open_queue(settings) as queue, stopping() as stop:
         say(f"Working on {settings.resolved_device} for {', '.join(endpoint.id for endpoint in catalog)}")
-        files = FileStore(settings.resolved_files_url)
-        with thread(take_care, queue, files, settings.keep_results_h, stop):
+        files, residence = FileStore(settings.resolved_files_url), Residence(settings.resolved_database_url)
+        with (
+            thread(take_care, queue, files, settings.keep_results_h, stop, settings.low_priority_wait_s),
+            thread(residence.keep, stop),
+        ):
             supervise(settings, queue, places, stop)
 
 
 def prepared(settings: Settings, *, tls: bool) -> tuple[Settings, Sequence[Endpoint]]:
     """The settings with their certificate, and the catalog; the tables exist. Raises CannotServe."""
-    configure_logs(settings)
+    configure_logs(settings, "server")
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     if tls and not settings.tls_cert:
         names = () if settings.host in ANY_ADDRESS else (settings.host,)
@@ -95,15 +101,22 @@ def prepared(settings: Settings, *, tls: bool) -> tuple[Settings, Sequence[Endpo
         settings = settings.model_copy(update={"tls_cert": files.certificate, "tls_key": files.key})
     catalog = opened(settings.catalog)
     check_outside(settings)
-    create_tables(settings.resolved_database_url)
+    settle(settings)
     with open_queue(settings) as queue:
         refuse([*tls_findings(settings), keys_finding(settings, queue)])
     return settings, catalog
 
 
+def settle(settings: Settings) -> None:
+    """Make the queue ours, sound and of this version. Raises StoreError: it is another host's, damaged or newer."""
+    served_before = Residence(settings.resolved_database_url).move_in()
+    refuse_damaged(settings.resolved_database_url, served_before=served_before)
+    create_tables(settings.resolved_database_url)
+
+
 def check_outside(settings: Settings) -> None:
     """Raise CannotServe or FilesError for settings that only later parts of the program read."""
-    FileStore(settings.resolved_files_url)
+    FileStore(settings.resolved_files_url).check()
     try:
         Outbound.of(settings).context()
     except ValueError as error:
@@ -118,7 +131,8 @@ def background(settings: Settings, queue: Queue, stop: threading.Event) -> Itera
     files = FileStore(settings.resolved_files_url)
     with (
         thread(Sender(queue, settings).run, stop),
-        thread(take_care, queue, files, settings.keep_results_h, stop),
+        thread(take_care, queue, files, settings.keep_results_h, stop, settings.low_priority_wait_s),
+        thread(Residence(settings.resolved_database_url).keep, stop),
         thread(keep_renewed, settings.tls_cert, tls_folder(settings), stop),
     ):
         yield
@@ -213,16 +227,14 @@ def welcome(settings: Settings, catalog: Sequence[Endpoint], listener: socket.so
 def keep_http(settings: Settings, listener: socket.socket, stop: threading.Event) -> None:
     """Run the HTTP process, and again whenever it dies, until `stop`; then end it within its grace."""
     tries = 0
-    while not stop.is_set():
-        process = start_http(settings, listener)
-        while not stop.wait(0.2) and process.poll() is None:
-            continue
-        if stop.is_set():
-            end(process)
-            return
-        log.error("the HTTP process died; it is started again", exit_code=process.returncode)
-        stop.wait(RESTART_S[min(tries, len(RESTART_S) - 1)])
-        tries += 1
+    with Child(stop, HTTP_LEAVES_S) as child:
+        while not stop.is_set():
+            exit_code = child.run(lambda: start_http(settings, listener))
+            if stop.is_set():
+                return
+            log.error("the HTTP process died; it is started again", exit_code=exit_code)
+            stop.wait(RESTART_S[min(tries, len(RESTART_S) - 1)])
+            tries += 1
 
 
 def start_http(settings: Settings, listener: socket.socket) -> subprocess.Popen[bytes]:
@@ -234,13 +246,3 @@ def start_http(settings: Settings, listener: socket.socket) -> subprocess.Popen[
         env=child_environment(settings),
         start_new_session=True,  # Ctrl+C is for this process, which stops the others in order
     )
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, and SIGKILL when its grace is over."""
-    process.terminate()
-    try:
-        process.wait(HTTP_LEAVES_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

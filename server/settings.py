@@ -82,7 +82,8 @@ class Settings(BaseSettings):
         description="cuda, cuda:N or cpu; default cuda for full weights, cpu for tiny. Never a fallback.",
     )
     dtype: Literal["float16", "bfloat16", "float32"] | None = Field(
-        default=None, description="Precision of the networks; default float16 on cuda, float32 on cpu."
+        default=None,
+        description="Precision of the networks; default float16 on cuda, float32 on cpu. bfloat16 rounds coarsely.",
     )
     max_side_px: int = Field(
         default=1280, ge=64, le=2048, multiple_of=64, description="Longest side of pictures sized by the photo."
@@ -121,6 +122,37 @@ class Settings(BaseSettings):
     workers: int | None = Field(
         default=None, ge=1, description="Worker processes; default one per GPU, or one on the CPU."
     )
+    max_batch: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="Requests of one kind that are generated together when several wait: more pictures per hour, each "
+        "of them later. 1: every request alone.",
+    )
+    batch_wait_ms: int = Field(
+        default=10,
+        ge=0,
+        le=1000,
+        description="How long the device waits for requests of a batch that are not prepared yet; a request that came "
+        "alone is never waited with.",
+    )
+    warm_s: float = Field(
+        default=2,
+        ge=0,
+        description="Where networks come and go (memory_profile), requests of the model that is on the card go first "
+        "until another has waited for this long; 0: in order of arrival.",
+    )
+    recycle_rss_gb: float = Field(
+        default=4,
+        gt=0,
+        description="A worker whose own memory grew by this much since its first requests is replaced between two.",
+    )
+    worker_name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="How this host's workers are called in /ready and metrics, with a number; default its name. "
+        "Of several `veraicon worker` on one host each needs another.",
+    )
 
     max_body_mb: int = Field(default=64, ge=1, description="Largest request body, data URIs included.")
     max_upload_mb: int = Field(default=128, ge=1, description="Largest file to upload, in one piece or in parts.")
@@ -144,11 +176,19 @@ class Settings(BaseSettings):
         description="Jobs of one key that may wait or run when one more is made directly, without the queue; "
         "beyond it a direct run is answered 429 concurrent_requests_limit. Default no limit.",
     )
+    low_priority_wait_s: float = Field(
+        default=600,
+        gt=0,
+        description="How long a low-priority job waits while normal ones go first; then it is a normal one itself.",
+    )
     hold_status_ms: int = Field(
         default=400,
         ge=0,
         le=2000,
         description="How long a status poll with nothing new waits for news before it is answered; 0 never waits.",
+    )
+    send_timeout_s: float = Field(
+        default=60, gt=0, description="A client that takes nothing of its answer for this long is cut off."
     )
 
     lease_s: float = Field(default=30, gt=0, description="A job whose worker is silent for this long is given away.")
@@ -157,6 +197,12 @@ class Settings(BaseSettings):
     )
     max_attempts: int = Field(default=3, ge=1, description="How often a job is tried when its worker dies.")
     job_timeout_s: float = Field(default=600, gt=0, description="A job without a finished step for this long is ended.")
+    quarantine_after: int = Field(
+        default=5, ge=1, description="Failures of a worker in a row after which its GPU is left alone for quarantine_s."
+    )
+    quarantine_s: float = Field(
+        default=600, gt=0, description="How long a GPU whose worker failed again and again is left alone, before a try."
+    )
     drain_s: float = Field(default=30, ge=0, description="On SIGTERM, time for the running job to finish.")
     keep_results_h: float = Field(default=720, gt=0, description="How long finished requests and pictures are kept.")
 

@@ -1,11 +1,11 @@
-"""Stages of a job inside a worker: prepare (fetch the pictures), generate, save; and how it ends when one fails."""
+"""Stages of a job inside a worker beside the device's: fetch, prepare, save; and how it ends when one fails."""
 
 import contextlib
-import gc
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -13,22 +13,25 @@ from PIL import Image as PILImage
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.endpoint import Image, ImageField, Picture, Pipeline
-from pipelines.errors import Cancelled, OutOfMemory, PipelineError
+from pipelines.errors import Cancelled, PipelineError
 from server.assignment import Assignment
 from server.bodies import FILE
 from server.errors import RequestError, error_response
 from server.files import FileStore, file_id_in, new_id
 from server.inputs import FileDownloadError, fetch
 from server.lifecycle import Lifecycle, decision_for
+from server.metrics import WorkerMetrics
+from server.objects import FilesUnreachable
 from server.parameters import parameters
+from server.patience import PAUSES_S, patiently
 from server.png import encode
 from server.queue.job import Job
 from server.queue.queue import Queue
 from server.settings import Settings
 
 FETCHES_AT_ONCE = 4
-FINISH_RETRIES_S = (0.5, 1, 2, 4, 8)
-"""Pauses while the database takes no writes; after the last one the job is left to its lease and run again."""
+OUTAGES = (SQLAlchemyError, FilesUnreachable)
+"""The database or the object store is away: nothing that a request, or this process, is to blame for."""
 
 log = structlog.get_logger()
 
@@ -41,17 +44,38 @@ class Stages:
     queue: Queue
     files: FileStore
     pipelines: Mapping[str, Pipeline]
+    metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
+
+    def fetch(self, assignment: Assignment) -> None:
+        """Fetch the request's pictures. Raises InputError naming the field."""
+        with self._stage(assignment, "fetch"):
+            job = assignment.job
+            request = assignment.endpoint.input.model_validate(job.input)
+            assignment.resume()
+            assignment.say("Preparing")
+            with ThreadPoolExecutor(FETCHES_AT_ONCE) as pool:
+                assignment.images = list(pool.map(lambda field: self._fetch(field, job), request.images()))
+            assignment.rest()
 
     def prepare(self, assignment: Assignment) -> None:
-        """Fetch the request's pictures and make it ready on the CPU. Raises InputError naming the field."""
+        """Make a request that has its pictures ready on the CPU. Raises InputError naming the field."""
+        with self._stage(assignment, "prepare"):
+            endpoint = assignment.endpoint
+            assignment.resume()
+            request = endpoint.input.model_validate(assignment.job.input).request()
+            assignment.prepared = self.pipelines[endpoint.id].prepare(request, assignment.images)
+            assignment.images = ()
+            assignment.rest()
+
+    @contextlib.contextmanager
+    def _stage(self, assignment: Assignment, stage: str) -> Iterator[None]:
         began = time.monotonic()
-        job, endpoint = assignment.job, assignment.endpoint
-        request = endpoint.input.model_validate(job.input)
-        assignment.say("Preparing")
-        with ThreadPoolExecutor(FETCHES_AT_ONCE) as pool:
-            images = list(pool.map(lambda field: self._fetch(field, job), request.images()))
-        assignment.prepared = self.pipelines[endpoint.id].prepare(request.request(), images)
-        assignment.seconds += time.monotonic() - began
+        try:
+            yield
+        finally:
+            took_s = time.monotonic() - began
+            assignment.seconds += took_s
+            self.metrics.stage_seconds.labels(assignment.endpoint.id, stage).observe(took_s)
 
     def _fetch(self, field: ImageField, job: Job) -> PILImage.Image:
         """A picture of the request. Raises InputError, also for a file of ours that its owner keeps for itself."""
@@ -59,45 +83,27 @@ class Stages:
         entry = self.queue.ledger.find(file_id) if file_id else None
         if entry and (entry.expires_at <= time.time() or decision_for(entry.acl, entry.owner, job.owner) != "allow"):
             raise FileDownloadError(field.loc, "The file is not stored here any more, or not for you: upload it.")
-        return fetch(field, self.settings, self.files)
-
-    def generate(self, batch: Sequence[Assignment]) -> list[list[Picture]]:
-        """The pictures of each job; all of one endpoint and batch key. Stops early only when every job should."""
-        began = time.monotonic()
-        try:
-            return self._generate(batch)
-        finally:
-            for assignment in batch:
-                assignment.seconds += time.monotonic() - began
-
-    def _generate(self, batch: Sequence[Assignment]) -> list[list[Picture]]:
-        """`generate`, and once more when the memory did not suffice."""
-        pipeline = self.pipelines[batch[0].endpoint.id]
-        prepared = [assignment.prepared for assignment in batch]
-
-        def on_step(step: int, total: int) -> bool:
-            stops = [assignment.on_step(step, total) for assignment in batch]
-            return all(stops)
-
-        with contextlib.suppress(OutOfMemory):
-            return pipeline.generate(prepared, on_step)
-        # Outside the handler: its traceback would keep the first try's tensors alive.
-        log.warning("out of memory, trying once more", request_ids=[assignment.job.id for assignment in batch])
-        gc.collect()
-        return pipeline.generate(prepared, on_step)
+        trouble = "a picture cannot be read yet"
+        return patiently(partial(fetch, field, self.settings, self.files), FilesUnreachable, trouble, request_id=job.id)
 
     def save(self, assignment: Assignment, pictures: Sequence[Picture]) -> None:
-        """Files first, then the row: a crash between the two leaves files that nobody knows, never a broken result."""
+        """Files first, then the row: a crash between the two leaves files that will be swept, never a broken result."""
+        began = time.monotonic()
+        assignment.resume()
         assignment.say("Saving")
         job, output, seed = assignment.job, assignment.endpoint.output, pictures[0].seed
-        text = self._parameters(assignment, seed)
-        images = [self._store_patiently(picture, text, job) for picture in pictures]
+        text, ids = self._parameters(assignment, seed), [new_id("image/png") for _ in pictures]
+        if not self._announced(job, ids):
+            log.warning("job lost", request_id=job.id, attempt=job.attempt)
+            return
+        images = [self._store_patiently(*each, text, job) for each in zip(ids, pictures, strict=True)]
         body = output.of(images, seed).model_dump(mode="json")
         metrics = output.metrics([measured(picture, job.id) for picture in pictures])
         log.info("job done", request_id=job.id, seconds=round(assignment.seconds, 3))
         if not self._finish(assignment, 200, body, metrics=metrics):
             # Nobody will ever ask for these, and a deleted request must leave nothing behind.
-            self.files.delete([image.url.removeprefix(FILE) for image in images])
+            self.files.delete(ids)
+        self.metrics.stage_seconds.labels(job.endpoint, "save").observe(time.monotonic() - began)
 
     def fail(self, assignment: Assignment, error: Exception) -> None:
         """End a job that `error` stopped. One that was taken away is dropped, one that we leave is given back."""
@@ -107,6 +113,9 @@ class Stages:
         elif assignment.stop == "leaving" and isinstance(error, Cancelled):
             self.queue.release(job)
             log.info("job given back", request_id=job.id)
+        elif isinstance(error, OUTAGES):
+            # The request is blameless: it is tried again when its lease ends, within max_attempts.
+            log.warning("job left to its lease", request_id=job.id, error=type(error).__name__)
         else:
             response = error_response(error)
             if isinstance(error, PipelineError | RequestError):
@@ -122,17 +131,18 @@ class Stages:
             return {}
         return parameters(endpoint, endpoint.input.model_validate(job.input), seed)
 
-    def _store_patiently(self, picture: Picture, text: Mapping[str, str], job: Job) -> Image:
-        """`_store`, tried for a while when the disk is full: the picture is too dear to be lost to that."""
-        for pause in FINISH_RETRIES_S:
-            with contextlib.suppress(OSError):
-                return self._store(picture, text, job)
-            log.warning("the picture cannot be stored yet", request_id=job.id)
-            time.sleep(pause)
-        return self._store(picture, text, job)
+    def _announced(self, job: Job, file_ids: Sequence[str]) -> bool:
+        """Say what will be written for the job. False: it was given to someone else."""
+        note = partial(self.queue.drafts.note, job, file_ids)
+        return patiently(note, SQLAlchemyError, "the picture cannot be announced yet", request_id=job.id)
 
-    def _store(self, picture: Picture, text: Mapping[str, str], job: Job) -> Image:
-        data, file_id = encode(picture.image, {**text, **picture.text}), new_id("image/png")
+    def _store_patiently(self, file_id: str, picture: Picture, text: Mapping[str, str], job: Job) -> Image:
+        """`_store`, tried for a while when the disk is full: the picture is too dear to be lost to that."""
+        trouble = "the picture cannot be stored yet"
+        return patiently(partial(self._store, file_id, picture, text, job), OSError, trouble, request_id=job.id)
+
+    def _store(self, file_id: str, picture: Picture, text: Mapping[str, str], job: Job) -> Image:
+        data = encode(picture.image, {**text, **picture.text})
         if job.lifecycle:
             wish = Lifecycle(**job.lifecycle)
             kept_s = wish.kept_s(self.settings.keep_results_h * 3600)
@@ -156,19 +166,26 @@ class Stages:
         """
         job, more = assignment.job, {"inference_time": round(assignment.seconds, 6), **more}
         uncertain = False
-        for pause in (*FINISH_RETRIES_S, None):
+        for pause in (*PAUSES_S, None):
             try:
                 assignment.flush(self.queue)
                 kept = self.queue.finish(job, http_status, body, **more)
-                if not kept:
+                if kept:
+                    self.metrics.jobs.labels(job.endpoint, more.get("error_type") or "ok").inc()
+                else:
                     log.warning("result dropped: the job was given to another worker, or deleted", request_id=job.id)
-                return kept or uncertain
+                return kept or (uncertain and self._is_stored(job, body))
             except SQLAlchemyError as error:
                 uncertain = True  # it may have been stored, and only the answer was lost
                 log.warning("the result cannot be stored yet", request_id=job.id, error=type(error).__name__)
                 if pause is not None:
                     time.sleep(pause)
         return True
+
+    def _is_stored(self, job: Job, body: dict[str, Any]) -> bool:
+        """Whether the job ended with this body, which names its own files, so that no other worker's is equal."""
+        stored = self.queue.get(job.id)
+        return stored is not None and stored.result == body
 
 
 def measured(picture: Picture, request_id: str) -> dict[str, float | None]:

@@ -2,9 +2,9 @@
 
 import asyncio
 import json
+import socket
 import threading
 import time
-from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -15,19 +15,20 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from server import bodies
+from server.bulletin import Bulletin
 from server.errors import RequestError
+from server.metrics import WebhookMetrics
 from server.outbound import Outbound, Refused, check, parse_url, pinned
 from server.queue.job import Job, Webhook
 from server.queue.queue import Queue
 from server.settings import Settings
 from server.signing import Signer
+from server.slots import AT_ONCE, Slots
 
 FIRST_TIMEOUT_S, LATER_TIMEOUT_S = 15, 120
 RETRY_DELAYS_S = (5, 15, 60, 120, 300, 600, 900, 1200, 1500, 1800)
 """Ten retries within two hours, as fal's documentation promises."""
 LOOK_EVERY_S = 1.0
-AT_ONCE, AT_ONCE_PER_HOST = 32, 4
-"""A receiver that hangs holds up its own webhooks only, until eight of them hang."""
 
 log = structlog.get_logger()
 
@@ -75,16 +76,16 @@ class Sender:
 
     def __init__(self, queue: Queue, settings: Settings) -> None:
         self.queue, self.outbound = queue, Outbound.of(settings)
-        self.signer = Signer(queue.vault)
-        self._in_hand: Counter[str] = Counter()
-        self._counting = threading.Lock()
+        self.signer, self.metrics, self.slots = Signer(queue.vault), WebhookMetrics(), Slots()
+        name = f"{settings.worker_name or socket.gethostname()}:webhooks"
+        self._bulletin = Bulletin(queue.measures, name, self.metrics.samples, settings.heartbeat_s)
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`: send on each ring of work, and look at least every second."""
         free = threading.Semaphore(AT_ONCE)
 
         def settled(webhook: Webhook, sending: Future[None]) -> None:
-            self._count(webhook.host, -1)
+            self.slots.give(webhook)
             free.release()
             error = sending.exception()
             if error:  # the webhook stays in the outbox and is due again when its sender's time is up
@@ -93,45 +94,44 @@ class Sender:
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="webhook") as pool:
             for _ in self.queue.rings("work", LOOK_EVERY_S):
                 if stop.is_set():
-                    return
+                    break
+                self._bulletin.post()
                 while free.acquire(blocking=False):
                     webhook = self.next()
                     if webhook is None:
                         free.release()
                         break
-                    self._count(webhook.host, 1)
+                    self.slots.take(webhook)
                     pool.submit(self.send, webhook).add_done_callback(partial(settled, webhook))
+        self._bulletin.withdraw()
 
     def next(self) -> Webhook | None:
         """A webhook to send now, if there is one for a receiver that has not its share, and the database answers."""
-        with self._counting:
-            busy = [host for host, number in self._in_hand.items() if number >= AT_ONCE_PER_HOST]
+        busy, first_tries = self.slots.refused()
         try:
-            return next(iter(self.queue.due_webhooks(1, busy)), None)
-        except SQLAlchemyError:
-            log.exception("the outbox cannot be read")
+            return next(iter(self.queue.due_webhooks(1, busy, first_tries=first_tries)), None)
+        except SQLAlchemyError as error:
+            log.warning("the outbox cannot be read", error=type(error).__name__)
             return None
-
-    def _count(self, host: str, more: int) -> None:
-        with self._counting:
-            self._in_hand[host] += more
-            if not self._in_hand[host]:
-                del self._in_hand[host]
 
     def send(self, webhook: Webhook) -> None:
         """Deliver one webhook, and record what became of it."""
         job = self.queue.get(webhook.job_id)
         if job is None:
             self.queue.webhook_failed(webhook, "the request is no longer stored", None)
+            self.metrics.deliveries.labels("given_up").inc()
             return
-        began, status, reason = time.monotonic(), None, None
+        began, status, reason, hung = time.monotonic(), None, None, False
         try:
             status = asyncio.run(self.post(webhook, job))
         except Refused as refusal:
             reason = str(refusal)
         except (httpx2.HTTPError, TimeoutError) as error:
-            reason = type(error).__name__
-        self.queue.deliveries.add(job.id, status, reason, time.monotonic() - began)
+            reason, hung = type(error).__name__, isinstance(error, TimeoutError | httpx2.TimeoutException)
+        seconds = time.monotonic() - began
+        self.slots.judge(webhook.host, hung=hung)
+        self.metrics.attempts.observe(seconds)
+        self.queue.deliveries.add(job.id, status, reason, seconds)
         self.settle(webhook, status, reason or f"answered {status}")
 
     def settle(self, webhook: Webhook, status: int | None, reason: str) -> None:
@@ -139,11 +139,13 @@ class Sender:
         about = {"request_id": webhook.job_id, "tries": webhook.tries}
         if status is not None and 200 <= status < 300:
             self.queue.webhook_delivered(webhook)
+            self.metrics.deliveries.labels("delivered").inc()
             log.info("webhook delivered", **about)
             return
         # A redirect is final on fal, too: it is how an attacker would turn us inwards.
         delay = None if status is not None and 300 <= status < 400 else retry_delay(webhook)
         self.queue.webhook_failed(webhook, reason, delay)
+        self.metrics.deliveries.labels("given_up" if delay is None else "retried").inc()
         log.warning("webhook failed", reason=reason, retry_in_s=delay, **about)
 
     async def post(self, webhook: Webhook, job: Job) -> int:

@@ -56,13 +56,21 @@ class ServerProcess:
         (self.data_dir / "server.json").unlink(missing_ok=True)
         with self.log_file.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "server.cli", *self.words],
+                self.command,
                 cwd=self.root,
-                env=environment(self.data_dir, **self.settings) | {"PYTHONPATH": str(self.root)},
+                env=self.environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "server.cli", *self.words]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return environment(self.data_dir, **self.settings) | {"PYTHONPATH": str(self.root)}
 
     def wait_until_ready(self, limit_s: float = START_S) -> None:
         limit = time.monotonic() + limit_s

@@ -55,6 +55,8 @@ class Wire:
     ) -> None:
         """Send a request and do not wait for its answer. `body`: bytes as they are, anything else as JSON."""
         content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        if connection.sock is None:
+            connection.connect()  # a refused connection is told, unlike the end of one below
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
         sent = {"Host": host or self.address, "Accept": "application/json", "Content-Type": "application/json"}
         if content or method == "POST":

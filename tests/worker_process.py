@@ -4,7 +4,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from server.files import FileStore
 from server.queue.job import Job
 from server.queue.migrations import create_tables
 from server.queue.queue import Queue
+from tests.pipelines.gate import GATE
 from tests.server_process import ROOT, environment
 
 PATIENCE_S = 60.0
@@ -46,11 +48,14 @@ class Site:
             "outbound": "127.0.0.0/8",
         } | settings
         create_tables(str(self.settings["database_url"]))
-        self.queue = Queue(str(self.settings["database_url"]), lease_s=LEASE_S, max_attempts=3)
+        lease_s = float(str(self.settings["lease_s"]))
+        self.queue = Queue(str(self.settings["database_url"]), lease_s=lease_s, max_attempts=3)
         self.files = FileStore(f"file://{folder / 'files'}")
 
     def put(self, endpoint: Endpoint, **input: Any) -> Job:
-        return self.queue.put(endpoint.id, {"prompt": "x", **input}, owner="me", base_url="http://host")
+        body = {"prompt": "x", **input}
+        key = endpoint.input.model_validate(body).batch_key()
+        return self.queue.put(endpoint.id, body, owner="me", base_url="http://host", batch_key=key)
 
     def done(self, job: Job, limit_s: float = PATIENCE_S) -> Job:
         """The job, once it is finished."""
@@ -65,6 +70,21 @@ class Site:
         """The job, once it has made a step."""
         eventually(lambda: any(line.message.startswith("Step") for line in self.queue.logs(job.id)))
         return self.queue.get(job.id)
+
+    @contextmanager
+    def busy(self, folder: Path) -> Iterator[None]:
+        """Inside, the worker's device is busy; for catalogs with a gate."""
+        folder.mkdir()
+        self.running(self.put(GATE, folder=str(folder)))
+        try:
+            yield
+        finally:
+            (folder / "open").touch()
+
+    def prepared(self, *jobs: Job) -> list[Job]:
+        """The jobs, once a worker has prepared them, or begun to."""
+        eventually(lambda: all("Preparing" in self.messages(job) for job in jobs))
+        return list(jobs)
 
     def messages(self, job: Job) -> list[str]:
         return [line.message for line in self.queue.logs(job.id)]

@@ -66,7 +66,7 @@ def unet_context(
     unet: UNet2DConditionModel, layers: IdentityLayers, prepared: Batch, prompt: Prompt, face: Tensor | None
 ) -> Context:
     """The UNet attends to the text and, with the adapter's scale, inside the face's box, to the face tokens."""
-    tokens, mask = fill_up(prompt.tokens, TEXT_MULTIPLE)
+    tokens, mask = fill_up(prompt.tokens.to(weight_of(unet)), TEXT_MULTIPLE)
     text = text_keys_values(unet, tokens)
     if face is None or not prepared[0].has_adapter:
         return Context(text, mask=mask)
@@ -91,7 +91,7 @@ def control_branches(
         images = [p.person.kps_image for p in prepared if p.person]
         masks = mask_rows(prepared, identity_net)
         branches.append(control_branch(identity_net, prepared, (face, None), (images, scales), added, masks))
-    text = fill_up(prompt.tokens, TEXT_MULTIPLE)
+    text = fill_up(prompt.tokens.to(weight_of(identity_net)), TEXT_MULTIPLE)
     for controls in zip(*(p.controls for p in prepared), strict=True):
         pictures = [control.image for control in controls], [control.scale for control in controls]
         branches.append(control_branch(controlnets[controls[0].name], prepared, text, pictures, added))
@@ -111,7 +111,7 @@ def control_branch(
     pixels = torch.from_numpy(np.stack(images)).to(weight.device).permute(0, 3, 1, 2).float() / 255
     return ControlBranch(
         net=net,
-        context=Context(text_keys_values(net, tokens.to(weight.dtype)), mask=mask),
+        context=Context(text_keys_values(net, tokens), mask=mask),
         condition=rows(prepared, embed_condition(net, pixels)),
         scale=scale_rows(prepared, scales, net),
         added=added,

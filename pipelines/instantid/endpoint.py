@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from PIL import Image as PILImage
 from pydantic import AliasChoices, Field
 
-from pipelines.endpoint import CardStage, Endpoint, Image, ImageField, Input, Output, Seed
+from pipelines.endpoint import CardStage, Endpoint, Image, ImageField, Input, Output, Seed, key_of
 
 Style = Literal[
     "(No style)",
@@ -121,6 +121,18 @@ class InstantidLcmInput(Input):
             ),
             controls=(Control(selection, scale),) if selection else (),
             model_name=self.model_name or None,
+        )
+
+    def batch_key(self) -> str:
+        request = self.request()
+        return key_of(
+            request.model_name,
+            request.num_inference_steps,
+            request.guidance_scale > 1,
+            tuple(control.name for control in request.controls if control.scale != 0),
+            request.ip_adapter_scale != 0,
+            request.identity_controlnet_conditioning_scale != 0,
+            request.enhance_face_region,
         )
 
 

@@ -23,6 +23,9 @@ from pipelines.shelf import Shelf
 
 NAMES = ("to_k_ip", "to_v_ip")
 
+IDENTITY_NET = "ControlNetModel"
+"""Upstream's name of IdentityNet's folder."""
+
 
 def load_networks(folder: Path, profile: Profile, lora: LoRAUse, shelf: Shelf) -> dict[str, Any]:
     """Every registered component of InstantIDPipeline, by name. Raises LoadError naming a file."""
@@ -44,7 +47,7 @@ def build_networks(folder: Path, profile: Profile, lora: LoRAUse, shelf: Shelf) 
         "tokenizer_2": parts.tokenizer_2,
         "unet": settle(unet, profile),
         **load_adapter(folder, unet, profile),
-        "identity_net": load_control_net(folder / "ControlNetModel", profile),
+        "identity_net": load_control_net(folder / IDENTITY_NET, profile),
         "controlnets": load_control_nets(folder, profile),
         "scheduler": load_scheduler(base / "scheduler"),
     }

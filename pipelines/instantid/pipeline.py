@@ -41,9 +41,9 @@ from pipelines.profile import Profile
 from pipelines.sdxl.attention import IdentityLayers
 from pipelines.sdxl.decode import deal, decode, deliver
 from pipelines.sdxl.denoise import Step, denoise, draw_noise, resolve_seed, time_ids
-from pipelines.sdxl.device import attention_kernels, device_failures, weight_of
+from pipelines.sdxl.device import weight_of
 from pipelines.sdxl.load import resolved
-from pipelines.sdxl.pipeline import SDXLPipeline
+from pipelines.sdxl.pipeline import SDXLPipeline, on_device
 from pipelines.sdxl.samplers import lcm_table
 from pipelines.sdxl.text import Prompt
 from pipelines.shelf import Shelf
@@ -155,7 +155,7 @@ class InstantIDPipeline(SDXLPipeline):
             controls=tuple(control_image(c, photo, size, self.estimators) for c in request.controls if c.scale != 0),
         )
 
-    @device_failures()
+    @on_device
     @torch.inference_mode()
     def generate(
         self,
@@ -169,12 +169,9 @@ class InstantIDPipeline(SDXLPipeline):
             per request a list of one Picture, or of one Raw.
         """
         first, base, visit = prepared[0], self.base(prepared), self.residents.visit
-        with visit(base.text_encoder, base.text_encoder_2):
-            prompt = self.encode_prompt(prepared)
-        with visit(self.resampler):
-            face = self.encode_face(prepared)
+        prompt, face = self.encode_prompt(prepared), self.encode_face(prepared)
         room = step_scratch(len(prompt.pooled), *first.size)
-        with visit(*self.steering_nets(prepared), scratch=room), attention_kernels(self.attention):
+        with visit(*self.steering_nets(prepared), scratch=room), self.attention.preferred():
             latents, *fresh = self.draw_latents(prepared)
             step = self.make_step(prepared, prompt, face, fresh)
             latents = denoise(step, latents, first.request.num_inference_steps, on_step)
@@ -208,16 +205,17 @@ class InstantIDPipeline(SDXLPipeline):
         if prepared[0].guided:
             texts = [p.negative for p in prepared] + texts
         base = self.base(prepared)
+        encoders = (base.text_encoder, base.text_encoder_2)
         key = ("text", prepared[0].request.model_name, *texts)
-        return self.cache.get(key, lambda: encode_weighted((base.text_encoder, base.text_encoder_2), texts))
+        return self.remembered(key, encoders, lambda: encode_weighted(encoders, texts))
 
     def encode_face(self, prepared: Sequence[InstantIDPrepared]) -> Tensor | None:
         """Face tokens (B, N, 2048); the unconditional ones are the Resampler's answer to a zero embedding (§A11)."""
         embeddings, resampler = face_embeddings(prepared), self.resampler
         if embeddings is None:
             return None
-        given = torch.from_numpy(embeddings).to(weight_of(resampler))
-        return self.cache.get(("tokens", digest(embeddings)), lambda: resampler(given))
+        key, given = ("tokens", digest(embeddings)), torch.from_numpy(embeddings)
+        return self.remembered(key, [resampler], lambda: resampler(given.to(weight_of(resampler))))
 
     def draw_latents(self, prepared: Sequence[InstantIDPrepared]) -> Tensor:
         """The initial latents, then the fresh noise of each step but the last, every request's from its own generator.

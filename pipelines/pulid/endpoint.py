@@ -18,6 +18,7 @@ from pipelines.endpoint import (
     Input,
     Output,
     Seed,
+    key_of,
 )
 
 Mode = Literal["fidelity", "extreme style"]
@@ -117,6 +118,15 @@ class PulidInput(Input):
         return PuLIDRequest(
             **self.model_dump(exclude={"reference_images", "image_size"}), width=size.width, height=size.height
         )
+
+    def batch_key(self) -> str:
+        """A request for several pictures is a batch of its own."""
+        if self.num_images > 1:
+            return ""
+        request = self.request()
+        size, guided = (request.width, request.height), request.guidance_scale > 1
+        person = (request.mode, request.id_mix, len(self.reference_images))
+        return key_of(size, request.num_inference_steps, guided, *person)
 
 
 class PulidOutput(Output):

@@ -22,6 +22,9 @@ from pipelines.shelf import Shelf
 ENCODER, LAYERS = "id_adapter", "id_adapter_attn_layers"
 """The two sections of PuLID's checkpoint."""
 
+LIGHTNING = "sdxl_lightning/sdxl_lightning_4step_unet.safetensors"
+"""SDXL-Lightning's UNet, below PuLID's folder."""
+
 KEY_VALUE = ("id_to_k", "id_to_v")
 """The checkpoint's names of the identity projections."""
 
@@ -35,9 +38,8 @@ def load_networks(folder: Path, profile: Profile, shelf: Shelf) -> dict[str, Any
 def build_networks(folder: Path, profile: Profile, shelf: Shelf) -> dict[str, Any]:
     """The components on the profile's device; on the meta device from the files' names and shapes alone."""
     base = folder / "sdxl_base"
-    lightning = folder / "sdxl_lightning" / "sdxl_lightning_4step_unet.safetensors"
     parts = load_parts(base, profile, shelf)
-    unet = load_unet(base, profile, lightning)
+    unet = load_unet(base, profile, folder / LIGHTNING)
     install_attention(unet)
     read = partial(load_state, device=read_device(profile), prepared=profile.prepared)
     eva = read(folder / "eva_clip" / "EVA02_CLIP_L_336_psz14_s6B")

@@ -41,9 +41,9 @@ from pipelines.sdxl.attention import (
 )
 from pipelines.sdxl.decode import deal, decode, deliver
 from pipelines.sdxl.denoise import Step, denoise, draw_noise, resolve_seed, time_ids
-from pipelines.sdxl.device import attention_kernels, device_failures, weight_of
+from pipelines.sdxl.device import weight_of
 from pipelines.sdxl.load import resolved
-from pipelines.sdxl.pipeline import SDXLPipeline
+from pipelines.sdxl.pipeline import SDXLPipeline, on_device
 from pipelines.sdxl.samplers import dpm_table
 from pipelines.sdxl.text import Prompt, encode_texts
 from pipelines.shelf import Shelf
@@ -138,7 +138,7 @@ class PuLIDPipeline(SDXLPipeline):
             raise FaceNotFound(("reference_images", index, "image_url"))
         return self.faces.crop(photo, face), face.embedding
 
-    @device_failures()
+    @on_device
     @torch.inference_mode()
     def generate(
         self,
@@ -153,12 +153,9 @@ class PuLIDPipeline(SDXLPipeline):
         """
         request, visit = prepared[0].request, self.residents.visit
         size = (request.width, request.height)
-        with visit(self.face_parser, self.eva, self.id_encoder):
-            tokens = self.encode_photos(prepared)
-        with visit(self.text_encoder, self.text_encoder_2):
-            prompt = self.encode_prompt(prepared)
+        tokens, prompt = self.encode_photos(prepared), self.encode_prompt(prepared)
         room = step_scratch(len(prompt.pooled), *size)
-        with visit(self.unet, self.identity_layers, scratch=room), attention_kernels(self.attention):
+        with visit(self.unet, self.identity_layers, scratch=room), self.attention.preferred():
             latents = self.draw_latents(prepared)
             step = self.make_step(prepared, prompt, self.project_identity(prepared, tokens), latents)
             latents = denoise(step, latents, request.num_inference_steps, on_step)
@@ -183,7 +180,8 @@ class PuLIDPipeline(SDXLPipeline):
         crops = [crop for p in prepared for crop in p.crops]
         embeddings = [embedding for p in prepared for embedding in p.embeddings]
         nets = (self.face_parser, self.eva, self.id_encoder)
-        return self.cache.get(("tokens", digest(*crops, *embeddings)), lambda: encode_photos(nets, crops, embeddings))
+        key = ("tokens", digest(*crops, *embeddings))
+        return self.remembered(key, nets, lambda: encode_photos(nets, crops, embeddings))
 
     def project_identity(self, prepared: Sequence[PuLIDPrepared], tokens: Tensor | None) -> Identity | None:
         """Keys and values of the tokens that `encode_photos` gave."""
@@ -204,7 +202,7 @@ class PuLIDPipeline(SDXLPipeline):
         texts = [p.request.negative_prompt for p in prepared] + [p.request.prompt for p in prepared]
         encoders = (self.text_encoder, self.text_encoder_2)
         tokenizers = (self.tokenizer, self.tokenizer_2)
-        both = self.cache.get(("text", *texts), lambda: encode_texts(tokenizers, encoders, texts))
+        both = self.remembered(("text", *texts), encoders, lambda: encode_texts(tokenizers, encoders, texts))
         tokens, pooled = (list(x) for x in (both.tokens, both.pooled))
         n = len(prepared)
         return Prompt(

@@ -224,7 +224,8 @@ def cross_attentions(net: nn.Module) -> list[CrossAttention]:
 
 
 def text_keys_values(net: nn.Module, tokens: Tensor) -> list[KeysValues]:
-    """Project text or face tokens (B, N, context_width) through every cross attention of `net`."""
+    """Project text or face tokens (B, N, context_width) through every cross attention of `net`, in its dtype."""
+    tokens = tokens.to(weight_of(net).dtype)
     return [
         KeysValues(split_heads(attn.to_k(tokens), attn.heads), split_heads(attn.to_v(tokens), attn.heads))
         for attn in cross_attentions(net)

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.sdxl.device import attention_kernels
+from pipelines.sdxl.device import AttentionKernels
 from pipelines.sdxl.tree import with_tensors
 
 MODE = "max-autotune-no-cudagraphs"
@@ -47,7 +47,7 @@ class Compiler:
         cache: folder for what was compiled; None keeps it where torch does, on this machine only.
         backend / mode: of torch.compile.
         most: kinds compiled; later ones stay as they are.
-        attention: the kernels to prefer, as the steps do.
+        attention: the kernels to prefer, the same as the steps do.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Compiler:
         backend: str | Callable[..., Any] = "inductor",
         mode: str | None = MODE,
         most: int = MOST_COMPILED,
-        attention: str = "auto",
+        attention: AttentionKernels | None = None,
     ) -> None:
-        self.attention = attention
+        self.attention = attention or AttentionKernels()
         self.cache, self.backend, self.mode, self.most = cache, backend, mode, most
         self.failures: list[str] = []
         self._compiled: dict[Hashable, Compiled | None] = {}
@@ -107,7 +107,7 @@ class Compiler:
             run: Any = torch.compile(
                 type(body).__call__, fullgraph=True, dynamic=False, backend=self.backend, mode=self.mode
             )
-            with torch.inference_mode(), beside(inputs[0].device), attention_kernels(self.attention):
+            with torch.inference_mode(), beside(inputs[0].device), self.attention.preferred():
                 run(body, *inputs)
             if self.cache:
                 save_artifacts(artifacts_file(self.cache, inputs[0].device))

@@ -20,8 +20,8 @@ own: sizes, batch, guidance, ControlNets, masks (decision 0033).
 import logging
 import threading
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +30,8 @@ from torch import Tensor
 
 from pipelines.profile import Profile
 from pipelines.sdxl.compile import Compiler
+from pipelines.sdxl.device import kernels_of
+from pipelines.sdxl.patience import Patience
 from pipelines.sdxl.tree import kind_of, tensors, with_tensors
 from pipelines.shelf import Shelf
 
@@ -130,14 +132,15 @@ class Runner:
         most: recordings kept; the least recently used one goes.
 
     Attributes:
-        failures: why a kind could not be recorded, one text each; such a kind runs as it is.
+        failures: why a kind could not be recorded, the newest texts; such a kind runs as it is until it is tried again.
     """
 
     def __init__(
         self, recorder: Recorder | None = None, compiler: Compiler | None = None, most: int = MOST_RECORDED
     ) -> None:
         self.recorder, self.compiler, self.most = recorder, compiler, most
-        self.failures: list[str] = []
+        self.failures = deque[str](maxlen=MOST_SEEN)
+        self._patience = Patience()
         self._seen = OrderedDict[Hashable, None]()
         self._recordings = OrderedDict[tuple[Hashable, bool], Callable[..., Outputs]]()
         self._lock = threading.Lock()
@@ -151,6 +154,7 @@ class Runner:
         with self._lock:
             self._recordings.clear()
             self._seen.clear()
+            self._patience.clear()
             if self.compiler:
                 self.compiler.clear()
 
@@ -172,19 +176,31 @@ class Runner:
         with self._lock:
             if not self._came_before(kind):
                 return as_it_is
-            compiled = self.compiler and self.compiler.ready(kind)
-            key = (kind, compiled is not None)
+            key, run = next(self._ways(kind), (None, as_called))
+            if key is None:
+                return as_it_is
             if key not in self._recordings:
                 if self._must_wait:
                     return self._recordings.get((kind, False), as_it_is)
                 self._recordings.pop((kind, False), None)
-                self._recordings[key] = self._record(compiled or as_called, body, inputs)
+                recording = self._record(run, body, inputs)
+                if recording is None:
+                    self._patience.failed(key)
+                    return as_it_is
+                self._recordings[key] = recording
             if self.compiler:
                 self.compiler.ask(kind, body, inputs)
             self._recordings.move_to_end(key)
             while len(self._recordings) > self.most:
                 self._recordings.popitem(last=False)
             return self._recordings[key]
+
+    def _ways(self, kind: Hashable) -> Iterator[tuple[tuple[Hashable, bool], Callable[..., Outputs]]]:
+        """The recordings that there are or may be now, the fastest first: of the compiled body, of the body itself."""
+        compiled = self.compiler and self.compiler.ready(kind)
+        for key, run in (((kind, True), compiled), ((kind, False), as_called)):
+            if run and (key in self._recordings or not self._patience.rests(key)):
+                yield key, run
 
     @property
     def _must_wait(self) -> bool:
@@ -200,7 +216,9 @@ class Runner:
             self._seen.popitem(last=False)
         return before
 
-    def _record(self, run: Callable[..., Outputs], body: Body, inputs: Sequence[Tensor]) -> Callable[..., Outputs]:
+    def _record(
+        self, run: Callable[..., Outputs], body: Body, inputs: Sequence[Tensor]
+    ) -> Callable[..., Outputs] | None:
         if self.recorder is None:
             return lambda body, inputs: run(body, *inputs)
         try:
@@ -208,12 +226,12 @@ class Runner:
         except RuntimeError as error:  # also torch's out of memory; what is wrong with the body itself shows again
             self.failures.append(str(error))
             log.warning(
-                "a step of %s could not be recorded and runs as it is, slower, with the same pictures: %s. "
-                "If it is memory, choose a smaller one for the setting memory_profile",
+                "a step of %s could not be recorded and runs as it is, slower, with the same pictures: %s. It is tried "
+                "again later. If it is memory, choose a smaller one for the setting memory_profile",
                 type(body).__name__,
                 error,
             )
-            return as_it_is
+            return None
 
 
 def as_it_is(body: Body, inputs: Sequence[Tensor]) -> Outputs:
@@ -230,8 +248,9 @@ def runner_of(profile: Profile, device: torch.device, shelf: Shelf | None = None
     """The Runner that the profile asks for; all pipelines of a shelf have one compiler."""
     recorder = (CudaGraphs(device) if device.type == "cuda" else Rerun()) if profile.graphs else None
     cache = Path(profile.compile_cache) if profile.compile_cache else None
+    shelf = shelf or Shelf()
 
     def compiler() -> Compiler:
-        return Compiler(cache, attention=profile.attention)
+        return Compiler(cache, attention=kernels_of(profile, shelf))
 
-    return Runner(recorder, (shelf or Shelf()).get((Compiler, profile), [], compiler) if profile.compile else None)
+    return Runner(recorder, shelf.get((Compiler, profile), [], compiler) if profile.compile else None)

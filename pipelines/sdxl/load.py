@@ -76,6 +76,15 @@ def dtype_of(profile: Profile) -> torch.dtype:
     return getattr(torch, profile.dtype)
 
 
+def around_unet(profile: Profile) -> Profile:
+    """The profile that text encoders and VAE are read with: float16 beside a UNet in bfloat16.
+
+    They never need its range, bfloat16's rounding of the texts alone would be half of a picture's error, and the VAE's
+    would be whole levels of its pixels (decision 0044).
+    """
+    return replace(profile, dtype="float16") if profile.dtype == "bfloat16" else profile
+
+
 def read_net(cls: type[Net], folder: Path, profile: Profile) -> Net:
     """A network of diffusers or transformers from its folder, in the profile's dtype, where it lives.
 
@@ -159,7 +168,7 @@ def fill(net: Net, state: State, file: Path, profile: Profile, change: Change = 
 
 
 def load_parts(base: Path, profile: Profile, shelf: Shelf | None = None) -> SDXLParts:
-    """Tokenizers, text encoders and VAE of an SDXL base, in the profile's dtype, on its device.
+    """Tokenizers, text encoders and VAE of an SDXL base, on the profile's device, in the dtype of `around_unet`.
 
     The VAE runs in float32 unless it is one made for half precision (instantid.md §A16).
 
@@ -183,7 +192,7 @@ def load_encoder(name: EncoderName, base: Path, profile: Profile, shelf: Shelf, 
 
     def make() -> Any:
         net = empty_net(cls, config)
-        return settle(fill(net, *read_part(net, base, name, profile), profile), profile)
+        return settle(fill(net, *read_part(net, base, name, profile), around_unet(profile)), profile)
 
     return shelf.get((cls, profile), [config / "config.json", *files_of_part(cls, base, name)], make)
 
@@ -202,6 +211,7 @@ def load_vae(base: Path, profile: Profile, shelf: Shelf, configs: Path | None = 
 
 def read_vae(base: Path, profile: Profile, configs: Path | None = None) -> AutoencoderKL:
     """The base's VAE in float32, or in half precision one that its config calls fit for it (`force_upcast` false)."""
+    profile = around_unet(profile)
     if fixed := fixed_vae(base, profile):
         return read_net(AutoencoderKL, fixed, profile)
     vae = empty_net(AutoencoderKL, (configs or base) / "vae")

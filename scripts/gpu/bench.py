@@ -2,9 +2,10 @@
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,11 +20,13 @@ from scripts.gpu.ceilings import Ceilings, count_flops, measure_ceilings
 from scripts.gpu.checks import BARS, exact, latents_of, path_check
 from scripts.gpu.clock import Clock
 from scripts.gpu.columns import Column, never
+from scripts.gpu.faces import face_row
 from scripts.gpu.journal import Check, Journal
 from scripts.gpu.models import MODELS, PIPELINES, Model
 from scripts.gpu.networks import Kit
 from scripts.gpu.others import Other, other_column
 from scripts.gpu.ours import our_column
+from scripts.gpu.resident import BOTH, both_resident
 from scripts.gpu.rows import GB, PEAK, Row, measure
 
 OTHERS: tuple[Other, ...] = ("upstream", "plain")
@@ -43,6 +46,8 @@ VISITING = ("24gb", "16gb", "12gb")
 
 SLOW = "compiled"
 """Takes minutes to get ready: after all that takes less."""
+
+ERROR = "error against float32"
 
 RECORDED_WITH = 2
 """Requests until a kind of step is recorded: the second one is."""
@@ -64,6 +69,7 @@ class Plan:
         kit: networks. clock: how often. columns: names of `OTHERS` and `SPEEDS`.
         deadline: by `time.monotonic`; columns that would begin after it are recorded as skipped.
         single: only one request at a time, no batches.
+        weights: folder with real files, for what runs in onnxruntime; None: it is not timed.
     """
 
     kit: Kit
@@ -71,6 +77,7 @@ class Plan:
     columns: tuple[str, ...]
     deadline: float
     single: bool = False
+    weights: Path | None = None
 
     @property
     def dtype(self) -> str:
@@ -84,17 +91,36 @@ def run_bench(plan: Plan, journal: Journal) -> None:
     for name, rate in ceilings.flops.items():
         journal.write("ceiling", {"name": f"matrix product in {name}", "value": rate / 1e12, "unit": "TFLOP/s"})
     journal.write("ceiling", {"name": "copy", "value": ceilings.bytes / 1e9, "unit": "GB/s"})
+    references = references_of(plan, journal)
+    for names in (set(plan.columns) - {SLOW, *VISITING}, {SLOW}, set(VISITING)):
+        for model in MODELS:
+            for name, make in makers(plan, model, [name for name in plan.columns if name in names]):
+                work = partial(bench_column, plan, ceilings, references.get(model), make, journal)
+                attempt(journal, plan, f"{model} {name}", work)
+        if "graph" in names:
+            attempt(journal, plan, BOTH, lambda: found(journal, both_resident(plan.kit, plan.clock)))
+    if weights := plan.weights:
+        attempt(journal, plan, "faces", lambda: found(journal, [face_row(weights, plan.kit, plan.clock)]))
+
+
+def references_of(plan: Plan, journal: Journal) -> dict[Model, Reference]:
+    """What each model comes to in float32, where that could be computed."""
     references: dict[Model, Reference] = {}
     for model in MODELS:
         attempt(journal, plan, f"{model} in float32", lambda m=model: exactly(plan, m, references, journal))
         if reference := references.get(model):
             name = f"{model} upstream in float32"
             attempt(journal, plan, name, partial(upstreams, plan, reference, model, journal))
-    for names in (set(plan.columns) - {SLOW, *VISITING}, {SLOW}, set(VISITING)):
-        for model in MODELS:
-            for name, make in makers(plan, model, [name for name in plan.columns if name in names]):
-                work = partial(bench_column, plan, ceilings, references.get(model), make, journal)
-                attempt(journal, plan, f"{model} {name}", work)
+    return references
+
+
+def found(journal: Journal, records: Iterable[Row | Check]) -> None:
+    """Keep figures and outcomes as they come."""
+    for record in records:
+        if isinstance(record, Check):
+            journal.check(record)
+        else:
+            journal.rows([record])
 
 
 def attempt(journal: Journal, plan: Plan, name: str, work: Callable[[], object]) -> None:
@@ -222,6 +248,15 @@ def bench_column(
         if row.name == PEAK and (memory := SPEEDS.get(column.name, {}).get("memory")):
             journal.check(Check(f"{column.model} {column.name} peak in GB", row.value, LEAST[memory] / GB))
     if reference and column.latents:
-        check = path_check(column, plan.dtype, reference.latents, BARS[plan.dtype])
-        journal.rows([Row(column.model, column.name, "error against float32", "", check.error)])
+        check = path_check(column, plan.dtype, reference.latents, bar_of(plan.dtype, column.model, journal))
+        journal.rows([Row(column.model, column.name, ERROR, "", check.error)])
         journal.check(check)
+
+
+def bar_of(dtype: str, model: Model, journal: Journal) -> float:
+    """The largest error of a column; in bfloat16 what upstream's way came to in this run, and a quarter for chance."""
+    wanted = {"model": model, "column": "upstream", "name": ERROR}
+    upstream = [record["value"] for record in journal.records if wanted.items() <= record.items()]
+    if dtype == "bfloat16" and upstream:
+        return max(BARS["float16"], 1.25 * upstream[-1])
+    return BARS[dtype]

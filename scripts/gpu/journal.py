@@ -85,7 +85,7 @@ def line_of(record: Mapping[str, Any]) -> str:
         return f"{record['model']:10}{record['column']:12}{record['name']:32}{record['value']:12.3f} {record['unit']}"
     if record["kind"] == "check":
         verdict = "ok" if record["ok"] else "FAILED"
-        return f"{verdict:8}{record['name']}: {record['error']:.2e}, at most {record['bar']:.0e} {record['note']}"
+        return f"{verdict:8}{record['name']}: {record['error']:.2e}, at most {record['bar']:.2e} {record['note']}"
     return "  ".join(f"{key}: {value}" for key, value in record.items())
 
 

@@ -1,6 +1,7 @@
 """Our two pipelines around random networks, and the request that everything is measured on."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +13,10 @@ from PIL import Image
 from torch import nn
 
 from pipelines.faces.analysis import Face
-from pipelines.instantid.endpoint import InstantIDRequest
+from pipelines.instantid.controls import FOLDERS
+from pipelines.instantid.endpoint import ControlName, InstantIDRequest
 from pipelines.instantid.identity_net import ControlNets, adapt_control_net
-from pipelines.instantid.load import NAMES, split_sections
+from pipelines.instantid.load import IDENTITY_NET, NAMES, split_sections
 from pipelines.instantid.load import load_scheduler as lcm_scheduler
 from pipelines.instantid.pipeline import InstantIDPipeline
 from pipelines.instantid.resampler import Resampler
@@ -36,8 +38,6 @@ Way = Literal["ours", "upstream", "plain"]
 MODELS: tuple[Model, ...] = ("instantid", "pulid")
 
 BASES: dict[Model, str] = {"instantid": "instantid/base", "pulid": "pulid/sdxl_base"}
-CONTROL_NETS = ("ControlNetModel", "controlnet-canny")
-
 SIZES: dict[tuple[str, Model], tuple[int, int]] = {
     ("full", "instantid"): (960, 1280),
     ("full", "pulid"): (768, 1024),
@@ -76,8 +76,8 @@ def photo(size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(rough).resize(size, Image.Resampling.BICUBIC)
 
 
-def instantid(kit: Kit, way: Way = "ours") -> InstantIDPipeline:
-    """InstantID with IdentityNet and canny; in the ways of others only a place to keep stock networks."""
+def instantid(kit: Kit, way: Way = "ours", controls: Sequence[ControlName] = ("canny",)) -> InstantIDPipeline:
+    """InstantID with IdentityNet and ControlNets; in the ways of others only a place to keep stock networks."""
     unet = networks.unet(kit, BASES["instantid"])
     lora = draw_lora(unet, RANKS[kit.size])
     layers = networks.identity_layers(kit, unet, NAMES)
@@ -85,19 +85,19 @@ def instantid(kit: Kit, way: Way = "ours") -> InstantIDPipeline:
         add_lora(unet, lora)
     else:
         fuse_lora(unet, lora)
-    identity_net, canny = (networks.control_net(kit, name) for name in CONTROL_NETS)
+    identity_net, *nets = (networks.control_net(kit, f) for f in (IDENTITY_NET, *(FOLDERS[c][0] for c in controls)))
     if way == "ours":
         install_attention(unet)
-        identity_net, canny = adapt_control_net(identity_net), adapt_control_net(canny)
+        identity_net, *nets = map(adapt_control_net, (identity_net, *nets))
     stem = "instantid/ip-adapter"
     sections = split_sections(networks.state(kit, "instantid_ip_adapter", stem), Path(stem))
     return InstantIDPipeline(
-        **networks.shared_parts(kit, BASES["instantid"]),
+        **networks.shared_parts(around(kit, way), BASES["instantid"]),
         unet=unet,
         identity_layers=layers,
         resampler=placed(Resampler.from_state(sections["image_proj"], Path(stem)), kit),
         identity_net=identity_net,
-        controlnets=ControlNets.of({"canny": canny}),
+        controlnets=ControlNets.of(dict(zip(controls, nets, strict=True))),
         scheduler=lcm_scheduler(tiny_root() / BASES["instantid"] / "scheduler"),
         faces=GivenFace(),
     )
@@ -122,7 +122,7 @@ def pulid(kit: Kit, way: Way = "ours") -> PuLIDPipeline:
     encoder = {k.removeprefix(f"{ENCODER}."): v for k, v in checkpoint.items() if k.startswith(f"{ENCODER}.")}
     folder = tiny_root() / "pulid" / "eva_clip" if kit.size == "tiny" else Path("nowhere")
     return PuLIDPipeline(
-        **networks.shared_parts(kit, BASES["pulid"]),
+        **networks.shared_parts(around(kit, way), BASES["pulid"]),
         unet=unet,
         identity_layers=layers,
         id_encoder=placed(IDEncoder.from_state(encoder, Path("pulid_v1")), kit),
@@ -131,6 +131,11 @@ def pulid(kit: Kit, way: Way = "ours") -> PuLIDPipeline:
         scheduler=dpm_scheduler(tiny_root() / BASES["pulid"] / "scheduler", "sigma_min"),
         faces=GivenFace(),
     )
+
+
+def around(kit: Kit, way: Way) -> Kit:
+    """What text encoders and VAE run in: with us float16 beside a UNet in bfloat16, as `around_unet` says."""
+    return kit.to(torch.float16) if way == "ours" and kit.dtype == torch.bfloat16 else kit
 
 
 PIPELINES = {"instantid": instantid, "pulid": pulid}

@@ -29,7 +29,7 @@ def checks(records: Sequence[Record]) -> Iterator[str]:
     if found:
         yield from ("| check | error | at most | |", "|---|---|---|---|")
     for r in found:
-        yield f"| {r['name']} {r['note']} | {r['error']:.2e} | {r['bar']:.0e} | {'ok' if r['ok'] else '**failed**'} |"
+        yield f"| {r['name']} {r['note']} | {r['error']:.2e} | {r['bar']:.2e} | {'ok' if r['ok'] else '**failed**'} |"
 
 
 def tables(records: Sequence[Record]) -> Iterator[str]:

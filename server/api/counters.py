@@ -1,6 +1,8 @@
 """What one HTTP process counts, for /metrics."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from server.metrics import text_of
 
 SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 600.0)
 
@@ -22,4 +24,4 @@ class Counters:
         )
 
     def text(self) -> bytes:
-        return generate_latest(self.registry)
+        return text_of(self.registry.collect())

@@ -16,6 +16,7 @@ from server.errors import BadRequest, NotFound
 from server.files import content_id
 from server.inputs import decode_data_uri
 from server.lifecycle import REQUEST_HEADERS, Lifecycle
+from server.queue.idempotency import Idempotency
 from server.queue.job import Job
 from server.settings import Settings
 from server.webhooks import check_url
@@ -39,10 +40,17 @@ class InputTooLarge(InputError):
 
 @dataclass(frozen=True)
 class CheckedInput:
-    """The known fields of a valid body, and the bytes of its data URIs by the file ids that replace them there."""
+    """The known fields of a valid body, and the bytes of its data URIs by the file ids that replace them there.
+
+    Args:
+        finished: how a request ended whose input is not valid, so that it needs no worker.
+        batch_key: see Input.
+    """
 
     known: dict[str, Any]
     photos: Mapping[str, bytes]
+    finished: Finished | None = None
+    batch_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,14 +141,24 @@ def put(
     *,
     owner: str,
     terms: Terms,
-    finished: Finished | None = None,
+    idempotency: Idempotency | None = None,
 ) -> Job:
-    """Queue a checked input on these terms, or store it already finished. Raises QueueFull, ConcurrentRequests."""
+    """Queue a checked input on these terms, or store it already finished; the same one again is found, not stored.
+
+    Raises:
+        QueueFull, ConcurrentRequests, IdempotencyKeyReused: nothing was queued.
+    """
+    known = service.queue.repeats.of(owner, idempotency) if idempotency else None
+    if known is not None:
+        return known
     if checked.photos:  # a refused request must leave no face behind
         service.queue.check_room(owner, **terms.limits)
+        service.queue.drafts.expect(owner, checked.photos)
     for file_id, data in checked.photos.items():
         service.files.save_as(file_id, data)
-    return service.queue.put(endpoint.id, checked.known, owner=owner, finished=finished, **asdict(terms))
+    found = {"finished": checked.finished, "photos": list(checked.photos), "batch_key": checked.batch_key}
+    more = {"idempotency": idempotency, **found, **asdict(terms)}
+    return service.queue.put(endpoint.id, checked.known, owner=owner, **more)
 
 
 def checked_input(service: Service, endpoint: Endpoint, body: dict[str, Any]) -> CheckedInput:
@@ -159,7 +177,7 @@ def checked_input(service: Service, endpoint: Endpoint, body: dict[str, Any]) ->
             place(known, image.loc, FILE + file_id)
     if len(as_json(known)) > LARGEST_ROW:
         raise InputTooLarge(())
-    return CheckedInput(known, photos)
+    return CheckedInput(known, photos, batch_key=model.batch_key())
 
 
 def place(body: dict[str, Any], loc: Loc, value: str) -> None:

@@ -11,11 +11,13 @@ from starlette.responses import Response, StreamingResponse
 from pipelines.errors import InputError
 from server import bodies
 from server.api.hold import Observer
+from server.api.lookout import Wish
 from server.api.order import CheckedInput, NamedEndpoint, Terms, checked_input, put
 from server.api.reply import REQUEST_ID, reply, result_of
 from server.api.service import Caller, JsonBody, Reader, Service, ServiceOf, as_json, reader
-from server.api.watch import Watch
+from server.api.watch import changes
 from server.errors import NotFound, error_response
+from server.queue.idempotency import HEADER, Idempotency
 from server.queue.job import Job
 
 SWITCHED_ON = ("1", "true", "yes", "on")
@@ -67,7 +69,7 @@ async def status_stream(job: OwnJob, logs: WantsLogs, service: ServiceOf) -> Str
 
 
 async def events(service: Service, job: Job, logs: bool) -> AsyncIterator[bytes]:
-    async for change in Watch(service.queue, service.news, job.id).changes():
+    async for change in changes(service.lookout, Wish(job.id, job.owner, with_lines=True)):
         if change is None:
             yield b": ping\n\n"
             continue
@@ -114,10 +116,11 @@ def result(job: OwnJob) -> Response:
 def submit(request: Request, owner: Caller, endpoint: NamedEndpoint, body: JsonBody, service: ServiceOf) -> Response:
     """Queue a request. An invalid input is accepted, too: its 422 is the result (fal-protocol.md §2.1)."""
     terms = Terms.of(request, service.settings)
+    idempotency = Idempotency.of(request.headers.getlist(HEADER), endpoint.id, body)
     try:
-        checked, finished = checked_input(service, endpoint, body), None
+        checked = checked_input(service, endpoint, body)
     except (ValidationError, InputError) as error:
         refusal = error_response(error)
-        checked, finished = CheckedInput({}, {}), (refusal.status, refusal.body, refusal.error_type)
-    job = put(service, endpoint, checked, owner=owner, terms=terms, finished=finished)
+        checked = CheckedInput({}, {}, finished=(refusal.status, refusal.body, refusal.error_type))
+    job = put(service, endpoint, checked, owner=owner, terms=terms, idempotency=idempotency)
     return reply(200, bodies.submitted(job, service.queue.position(job)), job.id)

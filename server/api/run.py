@@ -7,10 +7,11 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from server.api.lookout import Wish
 from server.api.order import NamedEndpoint, Terms, checked_input, put
 from server.api.reply import reply, result_of
 from server.api.service import Caller, JsonBody, Service, ServiceOf
-from server.api.watch import Watch
+from server.api.watch import changes
 from server.errors import ClientCancelled, NotFound, error_response
 from server.queue.job import Job
 
@@ -27,7 +28,7 @@ async def run(request: Request, owner: Caller, endpoint: NamedEndpoint, body: Js
         return put(service, endpoint, checked_input(service, endpoint, body), owner=owner, terms=terms)
 
     job = await run_in_threadpool(order)
-    finishing = asyncio.create_task(finished(service, job.id))
+    finishing = asyncio.create_task(finished(service, job))
     leaving = asyncio.create_task(hung_up(request))
     try:
         await asyncio.wait({finishing, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -41,9 +42,9 @@ async def run(request: Request, owner: Caller, endpoint: NamedEndpoint, body: Js
         leaving.cancel()
 
 
-async def finished(service: Service, job_id: str) -> Job:
+async def finished(service: Service, job: Job) -> Job:
     """The job once it is COMPLETED. Raises NotFound when it was deleted meanwhile."""
-    async for change in Watch(service.queue, service.news, job_id).changes():
+    async for change in changes(service.lookout, Wish(job.id, job.owner, with_lines=False)):
         if change is not None and change.job.state == "COMPLETED":
             return change.job
     raise NotFound("The request was deleted while it was awaited.")

@@ -13,8 +13,10 @@ from pipelines.endpoint import Endpoint
 from pipelines.errors import InputError
 from server.api.counters import Counters
 from server.api.familiar import Familiar
+from server.api.gauges import Gauges
 from server.api.hold import Polls
-from server.api.watch import News
+from server.api.lookout import Lookout
+from server.api.news import News
 from server.auth import Grant, authenticate
 from server.errors import TooLarge
 from server.files import FileStore
@@ -41,8 +43,8 @@ class Service:
     Args:
         endpoints: by every id under which they are offered, aliases included where they are switched on.
         tickets / signer: sign permissions to upload / webhooks.
-        counters: of this process's HTTP requests.
-        news: wakes whoever waits for a job, in this process's event loop.
+        counters: of this process's HTTP requests; gauges: of the queue and all other processes.
+        news: heard in this process's event loop; lookout: whoever waits there for news of a job.
         polls / familiar: the status polls that wait for news; who polls.
     """
 
@@ -51,9 +53,11 @@ class Service:
     queue: Queue
     files: FileStore
     news: News
+    lookout: Lookout
     polls: Polls
     familiar: Familiar
     counters: Counters
+    gauges: Gauges
     tickets: Tickets
     signer: Signer
 

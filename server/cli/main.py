@@ -7,7 +7,7 @@ from typing import NoReturn
 import typer
 
 from server import serve as serving
-from server.cli import bundle, doctor, dropin, keys, requests, selftest, serve, tls, warm, webhooks, weights
+from server.cli import bundle, doctor, dropin, keys, queue, requests, selftest, serve, tls, warm, webhooks, weights
 from server.dropin.guide import DropinError
 from server.files import FilesError
 from server.imports import ImportStringError
@@ -43,6 +43,7 @@ app = typer.Typer(
 for commands in (serve.app, doctor.app, selftest.app, warm.app, bundle.app, dropin.app):
     app.add_typer(commands)
 app.add_typer(keys.keys, name="keys")
+app.add_typer(queue.queue, name="queue")
 app.add_typer(requests.requests, name="requests")
 app.add_typer(tls.tls, name="tls")
 app.add_typer(webhooks.webhooks, name="webhooks")

@@ -21,4 +21,9 @@ def show_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     for row in rows:
         shown.add_row(*row)
     # A pipe has no width: whoever reads it wants a line per row, and every word whole.
-    console.print(shown, width=None if console.is_terminal else WIDEST)
+    sheet = (
+        console
+        if console.is_terminal
+        else Console(file=console.file, width=WIDEST, highlight=False, markup=False, emoji=False)
+    )
+    sheet.print(shown)

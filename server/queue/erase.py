@@ -4,17 +4,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Text, and_, cast, delete, or_, select, true
+from sqlalchemy import ColumnElement, Connection, and_, delete, select, true
 
 from server.errors import ClientCancelled
 from server.queue.job import State
-from server.queue.rows import STORED_FILE, complete, outcome_of
+from server.queue.named import INPUT, RESULT, STORED_FILE, unnamed
+from server.queue.rows import complete, outcome_of
 from server.queue.store import Clock, Store
 from server.queue.tables import deliveries, files, jobs, logs, outbox
 
 AT_ONCE = 500
 """Requests per transaction, so that no submit waits long."""
-INPUT, RESULT = cast(jobs.c.input, Text), cast(jobs.c.result, Text)
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,8 @@ def photos_of(connection: Connection, job_ids: Sequence[str]) -> list[str]:
     """The stored files that only these requests' inputs name, and that are no uploads: those are their owner's."""
     texts = connection.scalars(select(INPUT).where(jobs.c.id.in_(job_ids)))
     given = {file_id for text in texts for file_id in STORED_FILE.findall(text)}
-    if not given:
-        return []
     # The same photo in two requests is one file: it stays as long as one of them does.
-    names_file = or_(INPUT.contains('"file:'), RESULT.contains('"file:'))
-    others = select(INPUT, RESULT).where(jobs.c.id.not_in(job_ids), names_file)
-    for text_in, text_out in connection.execution_options(yield_per=1000).execute(others):
-        given.difference_update(STORED_FILE.findall(text_in), STORED_FILE.findall(text_out or ""))
+    given = unnamed(connection, given, but=job_ids)
     for some in batches(given):
         given.difference_update(connection.scalars(select(files.c.id).where(files.c.id.in_(some), files.c.uploaded)))
     return sorted(given)

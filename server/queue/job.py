@@ -29,6 +29,7 @@ class Job:
         store_io: False: the client wants nothing of its request kept.
         start_timeout_s: seconds after which a job that no worker has started is finished as request_timeout.
         attempt: how often it was claimed; with `worker` the fencing token.
+        spared: how many of these were given back, and do not count against max_attempts.
         created_at / started_at / finished_at: unix seconds.
         http_status / result / error_type: the outcome; pictures in `result` have ``"url": "file:<file id>"``.
         inference_time: seconds of prepare and generate.
@@ -51,6 +52,7 @@ class Job:
     store_io: bool
     start_timeout_s: float | None
     attempt: int
+    spared: int
     worker: str | None
     cancel_requested: bool
     created_at: float

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from server.errors import RequestError
+from server.queue.drafts import DRAFT, UPSERT
+from server.queue.named import unnamed
 from server.queue.store import Store
 from server.queue.tables import files
 
@@ -64,7 +66,9 @@ class Ledger:
         now = time.time()
         row = {"id": file_id, "owner": owner, "uploaded": False, "size": size, "keep_s": keep_s, "acl": acl}
         with self._store.writing_durably() as connection:
-            connection.execute(insert(files).values(created_at=now, expires_at=now + keep_s, **row))
+            adding = UPSERT[connection.dialect.name](files).values(created_at=now, expires_at=now + keep_s, **row)
+            # A second try after a full disk; or one that comes too late, whose file is to be swept.
+            connection.execute(adding.on_conflict_do_nothing())
 
     def claim(self, file_id: str, size: int, most_mb: int) -> Claim:
         """Complete an upload, once: of several at the same time one gets "yours", and writes the bytes.
@@ -117,10 +121,18 @@ class Ledger:
             return list(connection.scalars(select(files.c.id).where(files.c.owner == owner)))
 
     def over(self) -> list[str]:
-        """Some of the files whose time is over: delete their bytes, and then `forget` them."""
+        """Some of the files whose time is over: delete their bytes, and then `forget` them.
+
+        A draft that a request names by now is none any more: that entry goes, and the file stays.
+        """
         with self._store.reading() as connection:
-            found = select(files.c.id).where(files.c.expires_at <= time.time()).limit(MOST_AT_ONCE)
-            return list(connection.scalars(found))
+            found = select(files.c.id, files.c.keep_s).where(files.c.expires_at <= time.time()).limit(MOST_AT_ONCE)
+            ended = {row.id: row.keep_s for row in connection.execute(found)}
+            drafts = [file_id for file_id, keep_s in ended.items() if keep_s == DRAFT]
+            needed = set(drafts) - unnamed(connection, drafts)  # the same photo came once more, and that was accepted
+        if needed:
+            self.forget(sorted(needed))
+        return [file_id for file_id in ended if file_id not in needed]
 
     def forget(self, file_ids: Sequence[str]) -> None:
         with self._store.writing() as connection:

@@ -3,7 +3,7 @@
 from sqlalchemy import ColumnElement, Connection, and_, func, select
 
 from server.errors import ConcurrentRequests, QueueFull
-from server.queue.backlog import Backlog
+from server.queue.places import Places
 from server.queue.rows import WAITING
 from server.queue.tables import jobs
 
@@ -13,7 +13,7 @@ COUNTED = 1000
 
 def check(
     connection: Connection,
-    backlog: Backlog,
+    places: Places,
     owner: str,
     max_queue: int | None,
     max_waiting: int | None,
@@ -36,13 +36,13 @@ def check(
             f"{max_waiting} requests of this key wait already (max_queued_per_key). "
             "Nothing was queued; send the request again later."
         )
-    if max_queue is not None and full(connection, backlog, max_queue):
+    if max_queue is not None and full(connection, places, max_queue):
         raise QueueFull
 
 
-def full(connection: Connection, backlog: Backlog, most: int) -> bool:
-    """Whether `most` jobs wait; a large number is compared with what is known of the backlog, which may be too high."""
-    return backlog.waiting(connection) >= most if most > COUNTED else reached(connection, WAITING, most)
+def full(connection: Connection, places: Places, most: int) -> bool:
+    """Whether `most` jobs wait; a large number is compared with what is known of the queue, which may be too high."""
+    return places.waiting(connection) >= most if most > COUNTED else reached(connection, WAITING, most)
 
 
 def reached(connection: Connection, which: ColumnElement[bool], most: int) -> bool:

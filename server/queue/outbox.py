@@ -2,29 +2,36 @@
 
 from collections.abc import Collection
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, case, or_, select, update
 
 from server.queue.job import Webhook
 from server.queue.store import Store
 from server.queue.tables import outbox
 
-SENDING_S = 180.0
-"""How long a sender may take before another one sends the same webhook: more than its longest timeout."""
+FIRST_SENDING_S, LATER_SENDING_S = 20.0, 180.0
+"""How long a sender may take before another one sends the same webhook: more than its timeout for that try."""
 
 
-def due(store: Store, most: int, busy: Collection[str]) -> list[Webhook]:
-    """Take the webhooks whose time has come, oldest first, none to a `busy` host. After a reboot all open are due."""
+def due(store: Store, most: int, busy: Collection[str], *, first_tries: bool = False) -> list[Webhook]:
+    """Take the webhooks whose time has come, oldest first. After a reboot all open are due.
+
+    Args:
+        busy: hosts that get none now.
+        first_tries: whether only those are wanted that were not sent before.
+    """
     clock = store.clock
     ready = and_(outbox.c.deadline.is_not(None), or_(outbox.c.clock != clock.name, outbox.c.deadline <= clock.now()))
     ready = and_(ready, outbox.c.host.not_in(busy)) if busy else ready
+    ready = and_(ready, outbox.c.tries == outbox.c.spared) if first_tries else ready
     pick = select(outbox.c.id).where(ready).order_by(outbox.c.id).limit(most).with_for_update(skip_locked=True)
     with store.reading() as connection:
         if not connection.scalar(select(outbox.c.id).where(ready).limit(1)):
             return []
+    sending_s = case((outbox.c.tries == outbox.c.spared, FIRST_SENDING_S), else_=LATER_SENDING_S)
     take = (
         update(outbox)
         .where(outbox.c.id.in_(pick.cte("pick").select()))
-        .values(tries=outbox.c.tries + 1, deadline=clock.now() + SENDING_S, clock=clock.name)
+        .values(tries=outbox.c.tries + 1, deadline=clock.now() + sending_s, clock=clock.name)
         .returning(outbox.c.id, outbox.c.job_id, outbox.c.url, outbox.c.tries, outbox.c.spared, outbox.c.host)
     )
     with store.writing() as connection:

@@ -1,34 +1,32 @@
 """Queue: requests from submit to result, on SQLite or PostgreSQL. Every acknowledged request gets one result."""
 
-import time
-import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, get_args
 
-from sqlalchemy import Connection, and_, exists, func, insert, select, true, update
+from sqlalchemy import Connection, and_, func, insert, select, true, update
 
 from server.errors import ClientCancelled
-from server.queue import erase, limits, outbox, rescue, roster, sights
-from server.queue.backlog import Backlog
+from server.queue import erase, limits, outbox, rescue, roster, sights, turns
+from server.queue.census import Census
+from server.queue.claims import Claims, choices
 from server.queue.deliveries import Deliveries
+from server.queue.drafts import Drafts
+from server.queue.idempotency import Repeats
 from server.queue.job import Beat, Cancellation, Job, LogLine, Outcome, State, Webhook, WorkerState
 from server.queue.keyring import Keyring
 from server.queue.ledger import Ledger
-from server.queue.rows import (
-    JOB_COLUMNS,
-    WAITING,
-    claim_statement,
-    complete,
-    held_by,
-    job_of,
-    outcome_of,
-    requeue,
-)
+from server.queue.measures import Measures
+from server.queue.pauses import Pauses
+from server.queue.places import Places
+from server.queue.rows import JOB_COLUMNS, complete, held_by, job_of, outcome_of
+from server.queue.runs import Runs
 from server.queue.store import Store
+from server.queue.submission import Submission, submit
 from server.queue.tables import jobs, logs
 from server.queue.vault import Vault
 from server.queue.wakeup import POLL_S, Topic, Wakeup
+from server.queue.writability import Writability
 from server.queue.writer import Writer
 
 
@@ -49,10 +47,18 @@ class Queue:
         self._clock = self._store.clock
         self._wakeup = Wakeup(self._store)
         self._writer = Writer(self._store, lambda: self._wakeup.ring("work"))
-        self._backlog = Backlog()
+        self._places = Places()
         self.keys = Keyring(self._store)
         self.ledger, self.vault, self.deliveries = Ledger(self._store), Vault(self._store), Deliveries(self._store)
+        self.measures, self.census = Measures(self._store, fresh_s=lease_s), Census(self._store)
+        self.runs, self.writability = Runs(self._store), Writability(self._store)
+        self.drafts, self.pauses, self.repeats = (
+            Drafts(self._store),
+            Pauses(self._store, self._wakeup),
+            Repeats(self._store),
+        )
         self._lease_s, self._max_attempts = lease_s, max_attempts
+        self._claims = Claims(self._clock, lease_s)
 
     def close(self) -> None:
         self._writer.close()
@@ -66,62 +72,20 @@ class Queue:
 
     # From the client's side
 
-    def put(  # noqa: PLR0913 - one argument per column that a submit decides
-        self,
-        endpoint: str,
-        input: dict[str, Any],
-        *,
-        owner: str,
-        base_url: str,
-        priority: int = 0,
-        webhook: str | None = None,
-        start_timeout_s: float | None = None,
-        store_io: bool = True,
-        max_queue: int | None = None,
-        max_waiting: int | None = None,
-        max_unfinished: int | None = None,
-        no_retry: bool = False,
-        lifecycle: dict[str, Any] | None = None,
-        finished: tuple[int, dict[str, Any], str | None] | None = None,
-    ) -> Job:
+    def put(self, endpoint: str, input: dict[str, Any], **terms: Any) -> Job:
         """Store a request; on return it is on the disk.
 
         Args:
-            store_io: False: forget the input once the job is finished, and the job soon after.
-            max_queue / max_waiting / max_unfinished: see server.queue.limits.
-            no_retry / lifecycle: see Job.
-            finished: (http_status, body, error_type) of a request that needs no worker, such as an invalid input.
+            terms: the fields of server.queue.submission.Submission.
 
         Raises:
             QueueFull, ConcurrentRequests: too many jobs are there already; nothing was stored.
+            IdempotencyKeyReused: see server.queue.idempotency.
         """
-        row = {
-            "id": str(uuid.uuid4()),
-            "endpoint": endpoint,
-            "owner": owner,
-            "state": "IN_QUEUE",
-            "input": input,
-            "base_url": base_url,
-            "priority": priority,
-            "webhook": webhook,
-            "start_timeout_s": start_timeout_s,
-            "store_io": store_io,
-            "no_retry": no_retry,
-            "lifecycle": lifecycle,
-            "created_at": time.time(),
-        }
-        if start_timeout_s is not None:
-            row |= {"deadline": self._clock.now() + start_timeout_s, "clock": self._clock.name}
+        wanted = Submission(endpoint, input, **terms)
 
         def store(connection: Connection) -> Job:
-            if finished is None:
-                limits.check(connection, self._backlog, owner, max_queue, max_waiting, max_unfinished)
-            stored = connection.execute(insert(jobs).values(row).returning(*JOB_COLUMNS)).one()
-            if finished is None:
-                return job_of(stored)
-            this = jobs.c.id == row["id"]
-            complete(connection, self._clock, this, Outcome(*finished))
-            return job_of(connection.execute(select(*JOB_COLUMNS).where(this)).one())
+            return submit(connection, self._clock, self._places, wanted)
 
         if self._store.is_sqlite:
             return self._writer.write(store)
@@ -136,13 +100,13 @@ class Queue:
         return job_of(row) if row else None
 
     def position(self, job: Job) -> int:
-        """How many waiting jobs come before this one; 0 is next."""
+        """How many waiting jobs come before this one; 0 is next. It never rises for the same job (see Places)."""
         with self._store.reading() as connection:
-            return self._backlog.ahead(connection, job.priority, job.seq)
+            return self._places.ahead(connection, [job])[job.id]
 
     def views(self, wanted: Mapping[str, bool]) -> dict[str, sights.View]:
         """What status polls see: job id -> whether log lines are wanted; a job that is not there is missing."""
-        return sights.views(self._store, wanted)
+        return sights.views(self._store, self._places, wanted)
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state."""
@@ -177,15 +141,23 @@ class Queue:
 
     # From the worker's side
 
-    def claim(self, worker: str, endpoints: Sequence[str], most: int = 1) -> list[Job]:
-        """Take the next job, and up to `most` of its endpoint. `worker` names one process run, never used again."""
+    def claim(
+        self, worker: str, endpoints: Sequence[str], most: int = 1, *, warm: str | None = None, warm_s: float = 0.0
+    ) -> list[Job]:
+        """Take the next job, and others that can be generated with it: in all `most` of one endpoint and batch key.
+
+        Args:
+            worker: names one process run, never used again.
+            warm: of equal priority this endpoint's jobs come first, unless the next job has waited for `warm_s`.
+        """
         with self._store.reading() as connection:
-            if not connection.scalar(select(exists().where(WAITING, jobs.c.endpoint.in_(endpoints)))):
-                return []
-        statement = claim_statement(self._clock, worker, endpoints, most, self._lease_s)
-        with self._changing("news", durable=False) as connection:
-            claimed = [job_of(row) for row in connection.execute(statement)]
-        return sorted(claimed, key=lambda job: (job.priority, job.seq))
+            heads = self._claims.heads(connection, endpoints)
+        for choice in choices(heads, warm, warm_s):
+            with self._changing("news", durable=False) as connection:
+                claimed = self._claims.claim(connection, worker, choice, most)
+            if claimed:
+                return claimed
+        return []
 
     def heartbeat(self, job: Job) -> Beat:
         """Renew the lease."""
@@ -225,7 +197,7 @@ class Queue:
     def release(self, job: Job) -> bool:
         """Give a job back unfinished, without counting the attempt: this worker is leaving."""
         with self._changing("news", "work") as connection:
-            return requeue(connection, held_by(job), spare=True)
+            return turns.requeue(connection, held_by(job), spare=True)
 
     # From the caretaker's side
 
@@ -240,6 +212,20 @@ class Queue:
         with self._changing("news", "work") as connection:
             return rescue.rescue(connection, self._clock, self._max_attempts, worker)
 
+    def promote(self, waited_s: float) -> int:
+        """Make low-priority jobs normal that were submitted `waited_s` ago, so that they start some day.
+
+        Returns:
+            how many.
+        """
+        total = 0
+        while True:
+            with self._store.writing() as connection:
+                promoted = turns.promote(connection, waited_s)
+            total += promoted
+            if promoted < turns.AT_ONCE:
+                return total
+
     def prune(self, older_than_s: float, delete_files: Callable[[Sequence[str]], None]) -> int:
         """Forget requests finished `older_than_s` ago, webhook settled; unstored ones sooner, with their photos."""
         return rescue.prune(self._store, older_than_s, delete_files)
@@ -247,7 +233,7 @@ class Queue:
     def check_room(self, owner: str, **most: int | None) -> None:
         """Raises what `put` would raise now: for a look before anything else of a request is stored."""
         with self._store.reading() as connection:
-            limits.check(connection, self._backlog, owner, **most)
+            limits.check(connection, self._places, owner, **most)
 
     def register(
         self, owner: str | None = None, finished_for_s: float | None = None, most: int | None = None
@@ -265,9 +251,9 @@ class Queue:
 
     # Webhooks, workers
 
-    def due_webhooks(self, most: int = 16, busy: Collection[str] = ()) -> list[Webhook]:
-        """Webhooks to send now, none to a `busy` host; nobody else gets them for a while. Tell what became of each."""
-        return outbox.due(self._store, most, busy)
+    def due_webhooks(self, most: int = 16, busy: Collection[str] = (), *, first_tries: bool = False) -> list[Webhook]:
+        """Webhooks to send now; nobody else gets them for a while. Tell what became of each. See outbox.due."""
+        return outbox.due(self._store, most, busy, first_tries=first_tries)
 
     def webhook_delivered(self, webhook: Webhook) -> None:
         outbox.settle(self._store, webhook, retry_in_s=None, error=None)

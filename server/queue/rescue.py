@@ -8,11 +8,13 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, exists
 from server.errors import ClientCancelled, RequestTimeout, RunnerDisconnected
 from server.queue.erase import forget, photos_of
 from server.queue.job import Outcome
-from server.queue.rows import RUNNING, complete, outcome_of, requeue, too_late
+from server.queue.rows import RUNNING, complete, outcome_of, too_late
 from server.queue.store import Clock, Store
 from server.queue.tables import jobs, logs, outbox
+from server.queue.turns import requeue
 
-BATCH = 500
+BATCH, PAGES = 500, 500
+"""Rows, pages of 4 KiB: as much as one transaction deletes."""
 DELIVERY_S = 3600.0
 """How long a result waits for its client that asked for nothing to be kept; fal keeps it about an hour, too."""
 RERUN = "The worker stopped; the request is queued again."
@@ -32,8 +34,8 @@ def rescue(connection: Connection, clock: Clock, max_attempts: int, worker: str 
     """Requeue or finish each lost job. See Queue.rescue."""
     columns = (jobs.c.seq, jobs.c.id, jobs.c.state, jobs.c.attempt, jobs.c.spared)
     wishes = (jobs.c.cancel_requested, jobs.c.no_retry)
-    found = select(*columns, *wishes).where(lost(clock, worker)).limit(BATCH).with_for_update(skip_locked=True)
-    rows = connection.execute(found).mappings().all()
+    found = select(*columns, *wishes).where(lost(clock, worker)).order_by(jobs.c.seq).limit(BATCH)
+    rows = connection.execute(found.with_for_update(skip_locked=True)).mappings().all()
     for row in rows:
         outcome = _ending(row, max_attempts)
         if outcome:
@@ -72,4 +74,15 @@ def prune(store: Store, older_than_s: float, delete_files: Callable[[Sequence[st
             forget(connection, ids, photos)
         total += len(ids)
         if len(ids) < BATCH:
+            give_back(store)
             return total
+
+
+def give_back(store: Store) -> None:
+    """Give the pages of a SQLite file that are free now back to its disk, in small transactions, too."""
+    while store.is_sqlite:
+        with store.reading() as connection:
+            if not connection.exec_driver_sql("PRAGMA freelist_count").scalar():
+                return
+            # Python's execute() would take one step, which frees one page; a script is a transaction of its own.
+            connection.connection.cursor().executescript(f"PRAGMA incremental_vacuum({PAGES})")

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, bindparam, select
 
 from server.queue.job import Job, LogLine, State
-from server.queue.rows import JOB_COLUMNS, ORDER, WAITING, job_of
+from server.queue.places import Places
+from server.queue.rows import JOB_COLUMNS, job_of
 from server.queue.store import Store
 from server.queue.tables import jobs, logs
 
@@ -47,17 +48,9 @@ LINES = (
     .where(logs.c.job_id.in_(THESE))
     .order_by(logs.c.id)
 )
-LAST = {"priority": bindparam("priority"), "seq": bindparam("seq")}
-PLACES = (
-    select(jobs.c.id, (func.row_number().over(order_by=ORDER) - 1).label("position"))
-    .where(WAITING)
-    .where((jobs.c.priority < LAST["priority"]) | ((jobs.c.priority == LAST["priority"]) & (jobs.c.seq <= LAST["seq"])))
-    .subquery()
-)
-POSITIONS = select(PLACES.c.id, PLACES.c.position).where(PLACES.c.id.in_(THESE))
 
 
-def views(store: Store, wanted: Mapping[str, bool]) -> dict[str, View]:
+def views(store: Store, places: Places, wanted: Mapping[str, bool]) -> dict[str, View]:
     """What each of these jobs looks like now, in one transaction; one that is not there is missing.
 
     The log is read after the state, so that COMPLETED comes with every line.
@@ -67,18 +60,9 @@ def views(store: Store, wanted: Mapping[str, bool]) -> dict[str, View]:
     """
     with store.reading() as connection:
         found = [job_of(row) for row in connection.execute(JOBS, {"ids": list(wanted)})]
-        positions = positions_of(connection, [job for job in found if job.state == "IN_QUEUE"])
+        positions = places.ahead(connection, [job for job in found if job.state == "IN_QUEUE"])
         lines = lines_of(connection, [job.id for job in found if wanted[job.id]])
     return {job.id: View(job, positions.get(job.id, 0), lines.get(job.id)) for job in found}
-
-
-def positions_of(connection: Connection, waiting: list[Job]) -> dict[str, int]:
-    """The queue is counted once, as far as the last of these jobs."""
-    if not waiting:
-        return {}
-    last = max(waiting, key=lambda job: (job.priority, job.seq))
-    place = {"ids": [job.id for job in waiting], "priority": last.priority, "seq": last.seq}
-    return {row.id: row.position for row in connection.execute(POSITIONS, place)}
 
 
 def lines_of(connection: Connection, ids: list[str]) -> dict[str, list[LogLine]]:

@@ -15,12 +15,12 @@ from sqlalchemy import (
     Connection,
     Engine,
     Float,
+    bindparam,
     cast,
     create_engine,
     event,
     extract,
     func,
-    literal,
     make_url,
 )
 from sqlalchemy.exc import ArgumentError
@@ -65,9 +65,14 @@ class Clock:
     name: str
 
     def now(self) -> ColumnElement[float]:
+        """The time at which the statement is executed, so that statements can be composed once and kept."""
         if self.name == "postgresql":
             return cast(extract("epoch", func.clock_timestamp()), Float)
-        return literal(time.clock_gettime(time.CLOCK_BOOTTIME), Float)
+        return bindparam(None, callable_=seconds_since_boot, type_=Float(), unique=True)
+
+
+def seconds_since_boot() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _clock(url: URL) -> Clock:
@@ -98,7 +103,12 @@ class Store:
                 self._durable, self._quick = _sqlite(self.url, "FULL"), _sqlite(self.url, "NORMAL")
             case "postgresql":
                 self._durable = self._quick = create_engine(
-                    self.url, pool_size=5, max_overflow=10, pool_pre_ping=True, hide_parameters=True
+                    self.url,
+                    pool_size=5,
+                    max_overflow=10,
+                    pool_timeout=BUSY_TIMEOUT_S,
+                    pool_pre_ping=True,
+                    hide_parameters=True,
                 )
             case other:
                 raise StoreError(f"the queue lives in sqlite or postgresql, not in {other}: change database_url")

@@ -75,6 +75,15 @@ Index(
     sqlite_where=text("state = 'IN_QUEUE'"),
 )
 Index(
+    "jobs_of_endpoint",
+    jobs.c.endpoint,
+    jobs.c.priority,
+    jobs.c.turn,
+    jobs.c.seq,
+    postgresql_where=text("state = 'IN_QUEUE'"),
+    sqlite_where=text("state = 'IN_QUEUE'"),
+)
+Index(
     "jobs_alike",
     jobs.c.endpoint,
     jobs.c.batch_key,
@@ -86,9 +95,15 @@ Index(
 )
 Index(
     "jobs_running",
-    jobs.c.deadline,
+    jobs.c.worker,
     postgresql_where=text("state = 'IN_PROGRESS'"),
     sqlite_where=text("state = 'IN_PROGRESS'"),
+)
+Index(
+    "jobs_due",
+    jobs.c.deadline,
+    postgresql_where=text("deadline IS NOT NULL"),
+    sqlite_where=text("deadline IS NOT NULL"),
 )
 Index(
     "jobs_finished",
@@ -104,7 +119,14 @@ Index(
     postgresql_where=text("state <> 'COMPLETED'"),
     sqlite_where=text("state <> 'COMPLETED'"),
 )
-Index("jobs_idempotency", jobs.c.owner, jobs.c.idempotency_key, unique=True)
+Index(
+    "jobs_idempotency",
+    jobs.c.owner,
+    jobs.c.idempotency_key,
+    unique=True,
+    postgresql_where=text("idempotency_key IS NOT NULL"),
+    sqlite_where=text("idempotency_key IS NOT NULL"),
+)
 
 logs = Table(
     "logs",
@@ -217,14 +239,4 @@ pauses = Table(
     Column("endpoint", Text, primary_key=True),
     Column("since", Float, nullable=False),
     Column("reason", Text, nullable=False, server_default=""),
-)
-
-# SQLite alone: the one kernel whose processes may open this file. `beats` grows while one of them lives.
-residence = Table(
-    "residence",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("boot", Text, nullable=False),
-    Column("host", Text, nullable=False),
-    Column("beats", BigInteger, nullable=False),
 )

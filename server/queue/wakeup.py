@@ -15,6 +15,8 @@ from server.queue.store import Store
 
 POLL_S = 1.0
 """The safety poll: how long a waiter sleeps at most before it looks by itself."""
+LOOK_S = 5.0
+"""How often a listener looks whether its socket is still there."""
 
 
 class Bell:
@@ -98,13 +100,16 @@ def short_path(folder: Path) -> Iterator[str]:
 
 
 def hear_sockets(folder: Path, topic: Topic, heard: Callable[[], None], closed: threading.Event) -> None:
-    """Call `heard` for each datagram, until `closed` is set and one more comes."""
+    """Call `heard` for each datagram, until `closed` is set and one more comes; a deleted socket is made again."""
     name = f"{topic}.{os.getpid()}.{secrets.token_hex(4)}"
-    with short_path(folder) as short, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-        listener.bind(f"{short}/{name}")
-        while not closed.is_set():
-            listener.recv(1)
-            heard()
+    while not closed.is_set():
+        with short_path(folder) as short, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+            listener.settimeout(LOOK_S)
+            listener.bind(f"{short}/{name}")
+            while not closed.is_set() and Path(f"{short}/{name}").exists():
+                with contextlib.suppress(TimeoutError):
+                    listener.recv(1)
+                    heard()
     (folder / name).unlink(missing_ok=True)
 
 

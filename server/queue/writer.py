@@ -75,7 +75,8 @@ class Writer:
             return
         try:
             with self._store.writing_durably() as connection:
-                outcomes = [attempt(wish.action, connection) for wish in batch]
+                alone = len(batch) == 1  # then the transaction itself is all or nothing
+                outcomes = [(act if alone else attempt)(wish.action, connection) for wish in batch]
             self._after()
         except Exception as error:  # nothing was stored: everybody is told so
             for wish in batch:
@@ -85,12 +86,17 @@ class Writer:
             outcome(wish.done)
 
 
+def act(action: Action[Any], connection: Connection) -> Callable[[Future[Any]], None]:
+    """How the outcome is told once it is on the disk."""
+    written = action(connection)
+    return lambda done: done.set_result(written)
+
+
 def attempt(action: Action[Any], connection: Connection) -> Callable[[Future[Any]], None]:
-    """Act inside a savepoint; how its outcome is told once the whole is on the disk."""
+    """`act` inside a savepoint, so that a refusal is told to the one whom it concerns."""
     try:
         with connection.begin_nested():
-            written = action(connection)
+            return act(action, connection)
     except Exception as error:
         refusal = error
         return lambda done: done.set_exception(refusal)
-    return lambda done: done.set_result(written)

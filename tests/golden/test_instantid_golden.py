@@ -31,9 +31,9 @@ def test_a_recorded_request_gives_upstreams_picture(results: dict[str, Result], 
     assert result.image_max <= TOLERANCE
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 0.01), ("bfloat16", 0.05)])
-def test_half_precision_gives_nearly_the_same_picture(dtype, tolerance: float) -> None:
-    pipeline = InstantIDPipeline.load(WEIGHTS, Profile(device="cpu", dtype=dtype), faces=RecordedFaces())
+def test_half_precision_gives_nearly_the_same_picture() -> None:
+    """bfloat16: test_half_precision.py."""
+    pipeline = InstantIDPipeline.load(WEIGHTS, Profile(device="cpu", dtype="float16"), faces=RecordedFaces())
     with np.load(GOLDEN / "cases/base.npz") as golden:
         result = run_case(pipeline, CASES[0], dict(golden))
-    assert 0 < result.latents_rel <= tolerance
+    assert 0 < result.latents_rel <= 0.01

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from server.queue.migrations import create_tables
 from server.queue.queue import Queue
@@ -13,6 +14,11 @@ from tests.integration.sealing import Sealed, make_wheelhouse, seal
 from tests.tiny_hub import tiny_hub, tiny_manifest
 
 LEASE_S = 0.6
+
+# Here, because pytest reads --hypothesis-profile before it reads the tests.
+settings.register_profile(
+    "long", max_examples=1500, stateful_step_count=80, deadline=None, suppress_health_check=list(HealthCheck)
+)
 
 
 @pytest.fixture(scope="session")

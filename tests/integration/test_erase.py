@@ -127,7 +127,7 @@ def test_a_photo_that_another_request_needs_stays(app, pulid_input):
 
 def test_rows_logs_and_webhooks_are_gone_on_both_databases(queue: Queue):
     """And a request beside it keeps its own."""
-    gone, stays = (put(queue, webhook=HOOK) for _ in range(2))
+    gone, stays = (put(queue, webhook=HOOK, batch_key="alike") for _ in range(2))
     for job in queue.claim("w1", ["test/a"], most=2):
         queue.log(job, LogLine(1.0, "Step 1/4"))
         queue.finish(job, 200, {"image": {"url": f"file:{'ab' * 16}_{job.seq}.png"}})

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.app import running_app
 from tests.wire import QUEUE, RUN
@@ -145,8 +146,8 @@ def test_double_and_trailing_slashes_are_answered_without_a_redirect(wire, pulid
 
 
 def test_a_submit_that_cannot_be_stored_is_503_and_not_acknowledged(tmp_path, pulid_input):
-    """The database is read-only: the client may send the request again."""
-    with running_app(tmp_path) as (client, queue):
+    """The database is read-only: the client may send the request again, and the log has a line, not a traceback."""
+    with running_app(tmp_path) as (client, queue), capture_logs() as lines:
         with queue._store._durable.connect() as connection:
             connection.exec_driver_sql("PRAGMA query_only = ON")
         answer = client.post("/queue/fal-ai/pulid", json=pulid_input)
@@ -157,6 +158,9 @@ def test_a_submit_that_cannot_be_stored_is_503_and_not_acknowledged(tmp_path, pu
         assert answer.json()["error_type"] == "service_unavailable"
         assert answer.headers["retry-after"]
         assert queue.counts()["IN_QUEUE"] == 0
+    [told] = [line for line in lines if line["log_level"] == "error"]
+    assert told["reason"] == "attempt to write a readonly database"
+    assert "exc_info" not in told
 
 
 def test_the_error_of_an_unforeseen_failure_says_nothing_about_the_inside(tmp_path, pulid_input):

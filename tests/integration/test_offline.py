@@ -4,6 +4,7 @@ import re
 
 
 def test_a_room_without_network_goes_from_the_bundle_to_two_portraits(sealed):
+    """row 84: it starts and serves."""
     portraits = sealed.report["portraits"]
     assert set(portraits) == {"fal-ai/instantid/lcm", "fal-ai/pulid"}
     for picture in portraits.values():
@@ -13,6 +14,7 @@ def test_a_room_without_network_goes_from_the_bundle_to_two_portraits(sealed):
 
 
 def test_nothing_tries_to_leave_the_room_and_the_count_would_show_it(sealed):
+    """row 84: counted by the room's own kernel tables."""
     assert sealed.report["attempts"] == 0, sealed.report["log"]
     assert sealed.report["attempts_with_one_more"] > 0
 

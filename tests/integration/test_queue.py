@@ -1,4 +1,22 @@
-"""The queue's rules (queue.md §3.3), the same on SQLite and on PostgreSQL: put, claim, fencing, leases."""
+"""The queue's rules (queue.md §3.3), the same on SQLite and on PostgreSQL: put, claim, fencing, leases.
+
+Where each rule is proven:
+
+1. one statement claims, nobody's job is another's: here, test_claim_batches
+2. fencing: here, test_queue_machine
+3. attempts count at the claim: here, test_claim_batches
+4. result, webhook and state in one transaction, files before rows: here, test_queue_machine, test_drafts
+5. leases outlast lost heartbeats: here; a stopped worker: test_worker
+6. clocks: here
+7. wake-up is a hint: test_queue_news, test_lost_notify
+8. idempotency: test_idempotency, test_queue_machine
+9. where SQLite may live: test_queue_outbox, test_residence
+10. pruning: test_queue_outbox, test_queue_machine
+11. a batch waits briefly: the worker's tests
+12. warm models: test_claim_batches, test_queue_machine
+
+Fairness: test_turns. Places: test_places, test_sights. Random histories against a model: test_queue_machine.
+"""
 
 import sqlite3
 import time
@@ -6,11 +24,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from server.errors import QueueFull
 from server.queue.job import Beat, LogLine
 from server.queue.migrations import create_tables
 from server.queue.queue import Queue
+from server.settings import SettingsError, read_settings
 from tests.integration.conftest import LEASE_S
 from tests.jobs import A, B, claim_one, put
 
@@ -62,15 +83,6 @@ def test_the_position_counts_the_requests_ahead(queue):
 def test_jobs_are_served_by_priority_and_then_in_order_of_arrival(queue):
     low, first, second = put(queue, priority=1), put(queue), put(queue)
     assert [claim_one(queue).id for _ in range(3)] == [first.id, second.id, low.id]
-
-
-def test_a_batch_holds_jobs_of_one_endpoint_only(queue):
-    of_a = [put(queue, A), put(queue, A)]
-    of_b = [put(queue, B)]
-    of_a += [put(queue, A), put(queue, A)]
-    assert [job.id for job in queue.claim("w", [A, B], most=3)] == [job.id for job in of_a[:3]]
-    assert [job.id for job in queue.claim("w", [A, B], most=3)] == [of_b[0].id]
-    assert [job.id for job in queue.claim("w", [A, B], most=3)] == [of_a[3].id]
 
 
 def test_a_worker_gets_only_jobs_of_the_endpoints_that_it_offers(queue):
@@ -140,7 +152,32 @@ def test_a_released_job_is_not_the_old_claims_any_more_even_for_the_same_worker(
     assert queue.finish(again, 200, {})
 
 
+def test_a_result_is_stored_with_its_webhook_or_not_at_all(queue):
+    """rule 4."""
+    put(queue, webhook="http://w/")
+    job = claim_one(queue)
+    rename(queue, "outbox", "away")
+    with pytest.raises(DBAPIError):
+        queue.finish(job, 200, {})
+    rename(queue, "away", "outbox")
+    assert (queue.get(job.id).state, queue.get(job.id).result) == ("IN_PROGRESS", None)
+    assert queue.finish(job, 200, {})
+    assert [webhook.job_id for webhook in queue.due_webhooks()] == [job.id]
+
+
+def rename(queue: Queue, table: str, name: str) -> None:
+    with queue._store.writing() as connection:
+        connection.execute(text(f"ALTER TABLE {table} RENAME TO {name}"))
+
+
 # leases
+
+
+def test_a_lease_outlasts_two_lost_heartbeats():
+    """rule 5."""
+    with pytest.raises(SettingsError, match="LEASE_S"):
+        read_settings(lease_s=5, heartbeat_s=2)
+    assert read_settings(lease_s=6, heartbeat_s=2).lease_s == 6
 
 
 def test_a_heartbeat_keeps_the_job(queue):

@@ -13,6 +13,7 @@ from tests.jobs import A, claim_one, put
 
 
 def test_a_waiting_job_is_cancelled_at_once(queue):
+    """row 31."""
     job = put(queue, webhook="http://w/")
     assert queue.cancel(job.id, "me") == "CANCELLATION_REQUESTED"
     done = queue.get(job.id)
@@ -23,6 +24,7 @@ def test_a_waiting_job_is_cancelled_at_once(queue):
 
 
 def test_a_running_jobs_worker_hears_of_the_cancellation(queue):
+    """row 35: said twice it is the same."""
     put(queue)
     job = claim_one(queue)
     assert queue.cancel(job.id, "me") == "CANCELLATION_REQUESTED"
@@ -39,7 +41,37 @@ def test_a_cancelled_job_whose_worker_dies_is_not_run_again(queue):
     assert queue.get(job.id).error_type == "client_cancelled"
 
 
+def test_an_unknown_job_cannot_be_cancelled(queue):
+    """row 35."""
+    assert queue.cancel("00000000-0000-0000-0000-000000000000") == "NOT_FOUND"
+
+
+def test_cancelling_while_claiming_leaves_exactly_one_outcome(open_queue):
+    """row 33: a waiting job is cancelled as its worker takes it; either way it ends once, and is told of once."""
+    server, worker = open_queue(), open_queue()
+    waiting = [put(server, webhook="http://w/", batch_key="12") for _ in range(40)]
+
+    def work():
+        done = {}
+        while jobs := worker.claim("w", [A], 2):
+            for job in jobs:
+                done[job.id] = worker.finish(job, 200, {"ok": True})
+        return done
+
+    with ThreadPoolExecutor(2) as pool:
+        finishing = pool.submit(work)
+        answers = {job.id: server.cancel(job.id) for job in reversed(waiting)}
+        finished = finishing.result()
+    assert all(finished.values())
+    for job in waiting:
+        end = server.get(job.id)
+        assert (end.state, end.http_status) == ("COMPLETED", 200 if job.id in finished else 499)
+        assert answers[job.id] == "CANCELLATION_REQUESTED" or job.id in finished
+    assert sorted(webhook.job_id for webhook in server.due_webhooks(most=100)) == sorted(answers)
+
+
 def test_cancelling_while_finishing_leaves_exactly_one_outcome(open_queue):
+    """row 33."""
     mine, theirs = open_queue(), open_queue()
     for _ in range(20):
         put(mine)
@@ -53,12 +85,15 @@ def test_cancelling_while_finishing_leaves_exactly_one_outcome(open_queue):
 
 
 def test_a_job_that_nobody_starts_in_time_ends_as_request_timeout(queue):
+    """row 36: and it is not tried again."""
     late, patient = put(queue, start_timeout_s=0.2), put(queue)
     time.sleep(0.3)
     assert [job.id for job in queue.claim("w", [A], most=2)] == [patient.id]
     assert queue.rescue() == 1
     done = queue.get(late.id)
-    assert (done.http_status, done.error_type) == (504, "request_timeout")
+    assert (done.http_status, done.error_type, done.attempt) == (504, "request_timeout", 0)
+    assert queue.rescue() == 0
+    assert queue.claim("w", [A]) == []
 
 
 def test_a_job_that_started_in_time_is_not_timed_out_when_it_is_rescued(queue):

@@ -9,7 +9,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, select, text
 
 from server.queue import migrations
 from server.queue.job import LogLine, WorkerState
@@ -17,7 +17,7 @@ from server.queue.keyring import KeyExists
 from server.queue.migrations import create_tables
 from server.queue.queue import Queue
 from server.queue.store import Store, StoreError, filesystem_of, refuse_network_filesystem
-from server.queue.tables import metadata
+from server.queue.tables import metadata, outbox
 from tests.integration.conftest import LEASE_S
 from tests.jobs import claim_one, put
 
@@ -46,6 +46,19 @@ def test_a_failed_webhook_is_due_again_later_and_a_delivered_one_never(queue):
     queue.webhook_delivered(last)
     time.sleep(0.1)
     assert queue.due_webhooks() == []
+
+
+def test_a_webhook_whose_sender_died_is_soon_sent_again_when_it_was_the_first_try(queue, database_url):
+    """A sender is given as long as the timeout of its try, and a little more."""
+    put(queue, finished=(200, {}, None), webhook="http://w/")
+    store = Store(database_url)
+    for most_s, least_s in ((20, 15), (180, 120)):
+        [webhook] = queue.due_webhooks()
+        with store.reading() as connection:
+            left_s = connection.scalar(select(outbox.c.deadline - store.clock.now()))
+        assert least_s < left_s <= most_s
+        queue.webhook_failed(webhook, "answered 500", 0.0)
+    store.close()
 
 
 # keys and workers
@@ -147,6 +160,24 @@ def test_only_old_settled_requests_are_pruned(queue):
     assert queue.prune(-1, print) == 1
     assert [queue.get(job.id) is None for job in (told, untold, waiting)] == [True, False, False]
     assert queue.logs(told.id) == []
+
+
+def test_a_pruned_sqlite_file_gives_its_space_back(tmp_path):
+    """rule 10."""
+    url = f"sqlite:///{tmp_path / 'queue.db'}"
+    create_tables(url)
+    queue = Queue(url, lease_s=1, max_attempts=1)
+    for _ in range(60):
+        put(queue, finished=(200, {"text": "x" * 60_000}, None))
+    assert pages(queue) > 800
+    assert queue.prune(-1, print) == 60
+    assert pages(queue) < 200
+    queue.close()
+
+
+def pages(queue: Queue) -> int:
+    with queue._store.reading() as connection:
+        return connection.scalar(text("PRAGMA page_count"))
 
 
 def test_the_migrations_make_exactly_the_tables_that_the_code_uses(queue, database_url):

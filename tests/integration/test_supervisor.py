@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,15 +16,15 @@ from tests.pipelines.exits import EXITS
 from tests.server_process import ServerProcess
 from tests.worker_process import Site, eventually
 
+TWO = (Place("test:0"), Place("test:1"))
 CHARACTERS = "tests.pipelines.catalog:CATALOG"
 
 
 @contextmanager
-def supervised(site: Site, count: int = 1) -> Iterator[None]:
+def supervised(site: Site, places: Sequence[Place] = (Place("test:0"),)) -> Iterator[None]:
     """A supervisor in this process, its workers in their own."""
     settings = Settings(data_dir=site.folder, weights="tiny", **site.settings)
     stop = threading.Event()
-    places = [Place(f"test:{index}") for index in range(count)]
     thread = threading.Thread(target=supervise, args=(settings, site.queue, places, stop))
     thread.start()
     try:
@@ -57,7 +57,7 @@ def test_a_killed_worker_is_replaced_and_its_job_run_again_without_waiting_for_t
 
 def test_a_fleet_on_postgresql_survives_a_killed_worker_too(tmp_path, postgresql):
     site = Site(tmp_path, database_url=postgresql.new_database())
-    with supervised(site, 2):
+    with supervised(site, TWO):
         jobs = [site.put(BLUE_SQUARE, steps=40, step_s=0.05, seed=seed) for seed in range(4)]
         site.running(jobs[0])
         workers_of(psutil.Process())[0].kill()
@@ -76,15 +76,15 @@ def test_a_job_that_kills_every_worker_ends_and_the_others_do_not_suffer(site):
 
 
 def test_several_workers_share_the_jobs(site):
-    with supervised(site, 2):
+    with supervised(site, TWO):
         eventually(lambda: len([worker for worker in site.queue.workers() if worker.state == "ready"]) == 2)
         time.sleep(1)  # two heartbeats: each has seen the other
-        jobs = [site.put(BLUE_SQUARE, steps=40, step_s=0.05) for _ in range(2)]
+        jobs = [site.put(BLUE_SQUARE, steps=20, step_s=0.05) for _ in range(6)]
         assert {site.done(job).worker.rpartition(":")[0] for job in jobs} == {"test:0", "test:1"}
 
 
 def test_while_a_model_cannot_be_loaded_the_roster_says_why(tmp_path):
-    site = Site(tmp_path, catalog="tests.pipelines.cannot_load:CATALOG")
+    site = Site(tmp_path, catalog="tests.pipelines.cannot_load:CATALOG", lease_s=30)
     with supervised(site):
         eventually(lambda: any("unet.safetensors" in worker.message for worker in site.queue.workers()))
         for _ in range(20):
@@ -140,6 +140,21 @@ def test_after_everything_was_killed_an_acknowledged_request_still_gets_its_one_
 def test_cuda_is_never_replaced_by_the_cpu(tmp_path):
     with pytest.raises(DeviceError, match="tiny"):
         places_of(Settings(data_dir=tmp_path, device="cuda"))
+
+
+GPUS = {"gpus": [{"index": 0, "uuid": "GPU-aaaa"}, {"index": 1, "uuid": "GPU-bbbb"}]}
+
+
+def test_each_gpu_has_a_worker_that_sees_no_other(tmp_path):
+    settings = Settings(data_dir=tmp_path, device="cuda", worker_name="studio")
+    places = places_of(settings, lambda: GPUS)
+    assert places == [
+        Place("studio:0", {"CUDA_VISIBLE_DEVICES": "GPU-aaaa"}),
+        Place("studio:1", {"CUDA_VISIBLE_DEVICES": "GPU-bbbb"}),
+    ]
+    assert places_of(settings.model_copy(update={"workers": 1}), lambda: GPUS) == places[:1]
+    with pytest.raises(DeviceError, match="3 GPUs"):
+        places_of(settings.model_copy(update={"workers": 3}), lambda: GPUS)
 
 
 def test_one_worker_runs_on_the_cpu_unless_more_are_asked_for(tmp_path):

@@ -17,7 +17,7 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from server import webhooks
+from server import slots, webhooks
 from server.settings import Settings
 from server.webhooks import Sender, WebhookRefused, check_url
 from tests.app import running_app
@@ -287,7 +287,7 @@ def test_a_receiver_that_hangs_holds_up_only_its_own_webhooks(site, listener):
         callers = accepted(silent)
         for caller in callers:
             caller.close()
-    assert 0 < len(callers) <= webhooks.AT_ONCE_PER_HOST
+    assert 0 < len(callers) <= slots.AT_ONCE_PER_HOST
 
 
 def accepted(listener: socket.socket) -> list[socket.socket]:

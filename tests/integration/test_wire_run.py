@@ -92,7 +92,7 @@ def test_a_run_that_takes_long_is_not_cut(wire, gate):
 
 
 def test_a_run_whose_client_has_gone_stops(wire, gate, pulid_input):
-    """63."""
+    """63: row 37: at its next step."""
     connection = wire.connect()
     wire.send(connection, "POST", "/test/gate", gate.body, host=RUN)
     gate.wait_for_trace("started", 1)

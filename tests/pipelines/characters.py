@@ -18,12 +18,20 @@ from pipelines.shelf import Shelf
 
 @dataclass(frozen=True)
 class Wish:
-    """What the test pipelines are asked for. `note`: a file to which `generate` appends a line when it starts."""
+    """What the test pipelines are asked for.
+
+    Args:
+        note: a file to which `generate` appends a line with the seeds of its batch when it starts.
+        kind: wishes of one kind are granted together.
+        prepare_s: how long `prepare` takes.
+    """
 
     steps: int
     step_s: float
     seed: int
     note: str | None
+    kind: str
+    prepare_s: float
 
 
 class CharacterInput(Input):
@@ -33,12 +41,17 @@ class CharacterInput(Input):
     step_s: float = 0.0
     seed: int = 7
     note: str | None = None
+    kind: str = ""
+    prepare_s: float = 0.0
 
     def images(self) -> list[ImageField]:
         return [ImageField(("image_url",), self.image_url)] if self.image_url else []
 
     def request(self) -> Wish:
-        return Wish(self.steps, self.step_s, self.seed, self.note)
+        return Wish(self.steps, self.step_s, self.seed, self.note, self.kind, self.prepare_s)
+
+    def batch_key(self) -> str:
+        return self.kind
 
 
 class CharacterOutput(Output):
@@ -53,7 +66,10 @@ class CharacterOutput(Output):
 @dataclass(frozen=True)
 class ReadyWish:
     wish: Wish
-    batch_key: tuple[Any, ...] = ()
+
+    @property
+    def batch_key(self) -> tuple[Any, ...]:
+        return (self.wish.kind,)
 
 
 class Character:
@@ -64,13 +80,14 @@ class Character:
         return cls()
 
     def prepare(self, request: Wish, images: Sequence[PILImage.Image]) -> ReadyWish:
+        time.sleep(request.prepare_s)
         return ReadyWish(request)
 
     def generate(self, prepared: Sequence[ReadyWish], on_step: OnStep) -> list[list[Picture]]:
         wish = prepared[0].wish
         if wish.note:
             with Path(wish.note).open("a") as notes:
-                notes.write(f"{wish.seed}\n")
+                notes.write(" ".join(str(one.wish.seed) for one in prepared) + "\n")
         for step in range(1, wish.steps + 1):
             time.sleep(wish.step_s)
             self.step(step)

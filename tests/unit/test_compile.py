@@ -97,3 +97,25 @@ def test_a_torn_cache_costs_time_and_nothing_else(tmp_path: Path, caplog: pytest
     artifacts_file(tmp_path, torch.device("cpu")).write_bytes(b"torn")
     Compiler(tmp_path, backend="eager", mode=None).wait()
     assert "made anew" in caplog.text
+
+
+def test_while_a_compiled_step_cannot_be_recorded_the_uncompiled_one_is() -> None:
+    class Narrow(Rerun):
+        """Has no room for what is compiled."""
+
+        def record(self, run: Any) -> Any:
+            if compiler.compiled:
+                compiler_seen.append(1)
+                if len(compiler_seen) == 1:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().record(run)
+
+    compiler_seen: list[int] = []
+    compiler = Compiler(backend="eager", mode=None)
+    runner = Runner(Narrow(), compiler)
+    recorded = []
+    for _ in range(4):
+        assert torch.equal(runner.bind(Line(NET, torch.ones(4)))(torch.ones(2, 4))[0], NET(torch.ones(2, 4)) + 1)
+        recorded.append(runner.recorded)
+        compiler.wait()
+    assert recorded == [0, 1, 0, 1], "seen, recorded, compiled and in vain, recorded uncompiled"

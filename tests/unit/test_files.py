@@ -97,3 +97,15 @@ def test_an_own_url_names_its_file():
     assert file_id_in(f"http://host:8000/prefix/files/{file_id}?x=1") == file_id
     assert file_id_in("https://v3.fal.media/files/elephant/abc.png") is None
     assert file_id_in("file:///etc/passwd") is None
+
+
+def test_what_a_killed_writer_left_half_written_goes_after_an_hour(tmp_path):
+    files = FileStore(f"file://{tmp_path}")
+    stored = files.save(PNG, "image/png")
+    draft = tmp_path / stored.id[:2] / f".{stored.id}.0badcafe"
+    draft.write_bytes(PNG[:4])
+
+    assert files.prune(30 * 86400) == 0
+    os.utime(draft, (time.time() - 3700,) * 2)
+    assert files.prune(30 * 86400) == 1
+    assert not draft.exists() and files.read(stored.id) == PNG

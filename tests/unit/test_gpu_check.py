@@ -13,15 +13,20 @@ from typing import Any
 import pytest
 import torch
 
+from pipelines.errors import LoadError
+from pipelines.instantid.controls import FOLDERS
 from scripts import bench_gpu
 from scripts.gpu import models, networks, others
-from scripts.gpu.bench import own
+from scripts.gpu.bench import ERROR, bar_of, own
 from scripts.gpu.ceilings import count_flops
-from scripts.gpu.checks import error_of
-from scripts.gpu.clock import Times
+from scripts.gpu.checks import BARS, error_of
+from scripts.gpu.clock import Clock, Times
+from scripts.gpu.faces import face_row
 from scripts.gpu.journal import Check, Journal
 from scripts.gpu.models import check_finite
 from scripts.gpu.networks import Kit
+from scripts.gpu.resident import BOTH, weights_of
+from scripts.gpu.rows import Row
 from scripts.upstream_steps import draw_lora
 from weights.store import read_shapes
 
@@ -89,6 +94,7 @@ def test_every_stage_of_every_column_is_measured_and_on_the_page(found: tuple[li
             assert all(row["value"] > 0 for name, row in mine.items() if "error" not in name)
             assert any(name.endswith(", again") for name in mine)
             assert ("throughput at batch 2" in mine) == (column in {"eager", "graph"})
+    assert [r["name"] for r in rows if r["model"] == BOTH] == ["weights"], "a peak is measured on a GPU only"
     assert "### instantid" in page
     assert "| | upstream | eager | graph | 12gb |" in page
     assert "matrix product in float16" in page
@@ -110,7 +116,7 @@ def test_a_run_that_is_cut_keeps_what_it_had(tmp_path: Path) -> None:
     journal.write("failure", {"name": "third", "why": "OutOfMemory: too small"})
     assert len(journal.path.read_text().splitlines()) == 3
     page = journal.page.read_text()
-    assert "| first (worst) | 2.00e-05 | 1e-04 | ok |" in page
+    assert "| first (worst) | 2.00e-05 | 1.00e-04 | ok |" in page
     assert "**failed**" in page
     assert "- third: OutOfMemory: too small" in page
     assert journal.failed == ["second", "third"]
@@ -131,11 +137,14 @@ def test_what_no_network_would_make_is_noticed() -> None:
     assert error_of(torch.tensor([1.0, 1.1]), torch.tensor([1.0, 1.0])) == pytest.approx(0.1 / 2**0.5, rel=1e-3)
 
 
-@pytest.mark.parametrize(("model", "tera", "spread"), [("instantid", 30.1, 0.3), ("pulid", 9.85, 0.1)])
-def test_full_size_is_the_real_size(model: str, tera: float, spread: float) -> None:
+@pytest.mark.parametrize(
+    ("model", "tera", "spread", "weights"), [("instantid", 30.1, 0.3, 15.8), ("pulid", 9.85, 0.1, 9.1)]
+)
+def test_full_size_is_the_real_size(model: str, tera: float, spread: float, weights: float) -> None:
     """Shapes without numbers: names and sizes as recorded from the real files, operations as performance.md counts."""
     kit = Kit("full", "meta", torch.float16)
-    pipeline: Any = models.PIPELINES[model](kit)
+    pipeline: Any = models.instantid(kit, controls=tuple(FOLDERS)) if model == "instantid" else models.pulid(kit)
+    assert weights_of(pipeline) / 1e9 == pytest.approx(weights, abs=0.1)
     request = [models.prepared(pipeline, kit)]
     nets: dict[str, Any] = {"sdxl_unet": networks.unet(kit, models.BASES[model]), "sdxl_vae": pipeline.vae}
     if model == "instantid":
@@ -172,3 +181,21 @@ def test_plain_diffusers_runs_both_models() -> None:
         (pixels,) = column.run(1, lambda step, total: False)
         assert pixels.shape == (128, 64, 3)
         assert (column.latents is None) == (model == "instantid")
+
+
+def test_the_time_of_the_face_models_needs_their_files(tmp_path: Path) -> None:
+    kit, clock = Kit("tiny", "cpu", torch.float32), Clock("cpu", runs=2, warm=1)
+    row = face_row(ROOT / "weights" / "tiny", kit, clock)
+    assert (row.name, len(row.runs)) == ("haar and ArcFace", 2)
+    assert row.value > 0
+    with pytest.raises(LoadError, match="glintr100"):
+        face_row(tmp_path, kit, clock)
+
+
+def test_in_bfloat16_a_column_is_compared_with_upstreams_in_the_same_run(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "cpu")
+    assert bar_of("bfloat16", "pulid", journal) == BARS["bfloat16"]
+    journal.rows([Row("pulid", "upstream", ERROR, "", 0.02), Row("instantid", "upstream", ERROR, "", 0.001)])
+    assert bar_of("bfloat16", "pulid", journal) == pytest.approx(0.025)
+    assert bar_of("bfloat16", "instantid", journal) == BARS["float16"]
+    assert bar_of("float16", "pulid", journal) == BARS["float16"]

@@ -20,6 +20,7 @@ from pipelines.profile import Profile
 from pipelines.pulid.endpoint import PuLIDRequest
 from pipelines.pulid.pipeline import PuLIDPipeline
 from pipelines.sdxl.graph import Rerun, Runner
+from pipelines.sdxl.patience import PAUSES, Patience
 from pipelines.sdxl.tree import kind_of, tensors, with_tensors
 from scripts.replay_pulid import RecordedFaces
 
@@ -213,8 +214,42 @@ def test_what_cannot_be_recorded_runs_as_it_is_and_says_so(caplog: pytest.LogCap
     runner = Runner(Full())
     for _ in range(3):
         assert runner.bind(scale(2.0))(torch.ones(2))[0].tolist() == [2.0, 2.0]
-    assert runner.failures == ["CUDA out of memory"]
+    assert list(runner.failures) == ["CUDA out of memory"]
+    assert runner.recorded == 0
     assert "memory_profile" in caplog.text
+
+
+def test_what_could_not_be_recorded_is_tried_again_later_and_not_for_ever() -> None:
+    class FullAtFirst(Rerun):
+        tries = 0
+
+        def record(self, run: Any) -> Any:
+            self.tries += 1
+            if self.tries <= full_for:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().record(run)
+
+    full_for, recorder = 1, FullAtFirst()
+    runner = Runner(recorder)
+    for number in range(2 + PAUSES[0] + 3):  # the first of its kind is not recorded, the second fails
+        assert runner.bind(scale(2.0))(torch.ones(2))[0].tolist() == [2.0, 2.0]
+        assert (recorder.tries, runner.recorded) == ((2, 1) if number >= 2 + PAUSES[0] else (min(number, 1), 0))
+    full_for, recorder = 100, FullAtFirst()
+    runner = Runner(recorder)
+    for _ in range(3 * sum(PAUSES)):
+        runner.bind(scale(2.0))(torch.ones(2))
+    assert recorder.tries == 1 + len(PAUSES)
+    runner.clear()
+    for _ in range(2):
+        runner.bind(scale(2.0))(torch.ones(2))
+    assert recorder.tries == 2 + len(PAUSES), "what was forgotten is tried anew"
+
+
+def test_of_many_failures_the_oldest_are_forgotten() -> None:
+    patience = Patience(pauses=(5,), most=2)
+    for key in "abc":
+        patience.failed(key)
+    assert [patience.rests(key) for key in "abc"] == [False, True, True]
 
 
 def test_graphs_and_networks_that_come_and_go_exclude_each_other() -> None:

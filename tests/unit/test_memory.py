@@ -20,8 +20,8 @@ from pipelines.sdxl.load import resolved
 from pipelines.sdxl.residents import Residents, size_of
 from pipelines.shelf import Shelf
 from scripts import full_depth
+from server.models import profile_of
 from server.settings import Settings
-from server.worker import profile_of
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -152,6 +152,24 @@ def test_networks_run_only_where_they_visit_and_the_picture_is_the_same(cls: Any
         pipeline.vae.decode(torch.zeros(1, 4, 8, 8))
         pipeline.text_encoder(torch.zeros(1, 3, dtype=torch.int64))
     assert "text_encoder" in away, "the watch notices what it is there for"
+
+
+@pytest.mark.parametrize(("cls", "folder"), [(InstantIDPipeline, "instantid"), (PuLIDPipeline, "pulid")])
+def test_what_is_remembered_brings_no_network_to_the_device(cls: Any, folder: str) -> None:
+    torch.set_num_threads(1)
+    profile = Profile(device="cpu", dtype="float32", memory="12gb", identity_cache_mb=50)
+    pipeline = cls.load(ROOT / "weights/tiny" / folder, profile, Shelf(), faces=full_depth.OneFace())
+    size: Any = {"size": (64, 64)} if folder == "instantid" else {"width": 64, "height": 64}
+    kind: Any = InstantIDRequest if folder == "instantid" else PuLIDRequest
+    encoders = {pipeline.text_encoder, pipeline.text_encoder_2}
+    encoders |= {pipeline.resampler} if folder == "instantid" else {pipeline.eva, pipeline.id_encoder}
+    came = []
+    for seed in range(2):
+        pipeline.residents.clear()
+        request = kind("a man", seed=seed, num_inference_steps=1, **size)
+        pipeline.generate([pipeline.prepare(request, [full_depth.PHOTO])], lambda step, total: False)
+        came.append(encoders & set(pipeline.residents.there))
+    assert came == [encoders, set()]
 
 
 def test_one_worker_s_pipelines_share_the_room() -> None:

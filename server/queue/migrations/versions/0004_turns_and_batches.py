@@ -1,4 +1,4 @@
-"""Turns of keys, batch keys, idempotency keys, drafts of files; measures of processes, pauses, residence."""
+"""Turns of keys, batch keys, idempotency keys, drafts of files; measures of processes, pauses."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,10 +18,14 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("drafts", sa.JSON(none_as_null=True)))
     op.drop_index("jobs_waiting", "jobs")
     partial("jobs_waiting", ["priority", "turn", "seq"], WAITING)
+    partial("jobs_of_endpoint", ["endpoint", "priority", "turn", "seq"], WAITING)
     partial("jobs_alike", ["endpoint", "batch_key", "priority", "turn", "seq"], WAITING)
+    op.drop_index("jobs_running", "jobs")
+    partial("jobs_running", ["worker"], sa.text("state = 'IN_PROGRESS'"))
+    partial("jobs_due", ["deadline"], sa.text("deadline IS NOT NULL"))
     op.drop_index("jobs_unfinished", "jobs")
     partial("jobs_unfinished", ["owner", "priority", "turn"], UNFINISHED)
-    op.create_index("jobs_idempotency", "jobs", ["owner", "idempotency_key"], unique=True)
+    partial("jobs_idempotency", ["owner", "idempotency_key"], sa.text("idempotency_key IS NOT NULL"), unique=True)
     op.create_table(
         "measures",
         sa.Column("process", sa.Text, primary_key=True),
@@ -35,14 +39,7 @@ def upgrade() -> None:
         sa.Column("since", sa.Float, nullable=False),
         sa.Column("reason", sa.Text, nullable=False, server_default=""),
     )
-    op.create_table(
-        "residence",
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("boot", sa.Text, nullable=False),
-        sa.Column("host", sa.Text, nullable=False),
-        sa.Column("beats", sa.BigInteger, nullable=False),
-    )
 
 
-def partial(name: str, columns: list[str], where: sa.TextClause) -> None:
-    op.create_index(name, "jobs", columns, postgresql_where=where, sqlite_where=where)
+def partial(name: str, columns: list[str], where: sa.TextClause, *, unique: bool = False) -> None:
+    op.create_index(name, "jobs", columns, unique=unique, postgresql_where=where, sqlite_where=where)

@@ -1,0 +1,104 @@
+"""A server that finds a damaged, foreign or old database: it says so and changes nothing, or brings it up to date."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+
+import pytest
+from alembic import command
+from alembic.config import Config
+
+from server.queue import migrations
+from server.queue.store import Store
+from tests.conftest import PUBLISHED
+from tests.jobs import put
+from tests.server_process import ServerProcess, veraicon
+from tests.worker_process import Site
+
+PAGE = 4096
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A database of some hundred requests, closed in order."""
+    site = Site(tmp_path_factory.mktemp("sound"))
+    for _ in range(300):
+        put(site.queue, webhook="http://w/", finished=(422, {"detail": ["x" * 500]}, "missing"))
+    site.queue.close()
+    return site.folder / "queue.db"
+
+
+def spoiled(sound, folder, how):
+    file = folder / "queue.db"
+    shutil.copyfile(sound, file)
+    content = bytearray(file.read_bytes())
+    match how:
+        case "a table's page":
+            content[PAGE * 20 : PAGE * 21] = b"\xa5" * PAGE
+        case "the end":
+            del content[len(content) // 2 // PAGE * PAGE :]
+        case "everything":
+            content.clear()
+    file.write_bytes(content)
+    return file
+
+
+@pytest.mark.parametrize("how", ["a table's page", "the end", "everything"])
+def test_a_damaged_database_is_refused_and_left_as_it_is(sound, tmp_path, how):
+    """row 22: one sentence that points to the backup; no new database takes its place."""
+    file = spoiled(sound, tmp_path, how)
+    (tmp_path / "queue.host").touch()  # it was served from here before
+    before = file.read_bytes()
+    done = veraicon(tmp_path, "api", catalog=PUBLISHED, log_level="ERROR")
+    assert done.returncode == 1
+    assert "restore a backup" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert file.read_bytes() == before
+
+
+def test_workers_refuse_it_too(sound, tmp_path):
+    spoiled(sound, tmp_path, "a table's page")
+    done = veraicon(tmp_path, "worker", catalog=PUBLISHED)
+    assert (done.returncode, "is damaged" in done.stderr) == (1, True), done.stderr
+
+
+def migrated_to(version, url):
+    """Tables as the program of that time made them."""
+    store, config = Store(url), Config()
+    config.set_main_option("script_location", str(migrations.__path__[0]))
+    config.set_main_option("path_separator", "os")
+    with store.writing_durably() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, version)
+    store.close()
+
+
+def test_an_older_database_is_brought_up_to_date_with_all_it_holds(tmp_path):
+    """row 28: a request that waited under the last release is served under this one."""
+    request_id = "7d1f0f9e-6a52-4a57-9d0a-0b8b1a7a5f11"
+    migrated_to("0003", f"sqlite:///{tmp_path / 'queue.db'}")
+    with closing(sqlite3.connect(tmp_path / "queue.db")) as database:
+        database.execute(
+            "INSERT INTO jobs (id, endpoint, owner, state, input, base_url, priority, created_at) VALUES "
+            "(?, 'test/blue-square', 'local', 'IN_QUEUE', '{\"prompt\": \"x\"}', 'http://host', 0, 1)",
+            (request_id,),
+        )
+        database.commit()
+    with ServerProcess(tmp_path, catalog=PUBLISHED) as server:
+        request = {"status_url": f"{server.url}/queue/test/blue-square/requests/{request_id}/status",
+                   "response_url": f"{server.url}/queue/test/blue-square/requests/{request_id}"}  # fmt: skip
+        assert server.wire.finish(request).status == 200
+
+
+def test_a_newer_database_is_refused_and_left_as_it_is(sound, tmp_path):
+    """row 28: an older program does not guess what a newer one meant."""
+    file = tmp_path / "queue.db"
+    shutil.copyfile(sound, file)
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+        database.commit()
+    before = file.read_bytes()
+    done = veraicon(tmp_path, "api", catalog=PUBLISHED)
+    assert done.returncode == 1
+    assert "was written by another version" in done.stderr
+    assert file.read_bytes() == before
