@@ -15,7 +15,7 @@ from server.files import FilesError, FileStore
 from server.queue.queue import Queue
 from server.queue.store import StoreError
 from server.settings import Settings
-from server.supervisor import DeviceError, probe
+from server.supervisor.supervisor import DeviceError, probe
 
 PACKAGES = ("veraicon", "torch", "diffusers", "transformers", "onnxruntime", "onnxruntime-gpu", "fastapi", "sqlalchemy")
 CUDA = "CUDAExecutionProvider"

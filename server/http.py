@@ -10,12 +10,16 @@ import signal
 import socket
 import sys
 import threading
+import time
 from functools import partial
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
+from sqlalchemy.exc import SQLAlchemyError
 
 from server.api.hold import Polls
+from server.api.observe import cannot_store, in_short
 from server.app import create_app
 from server.connection import Connection
 from server.files import FileStore
@@ -23,17 +27,22 @@ from server.forwarded import Forwarded, Trusted
 from server.imports import opened
 from server.logs import configure_logs
 from server.queue.opening import open_queue
+from server.queue.queue import Queue
 from server.renewal import follow
 from server.settings import Settings, read_settings
 
 GRACE_S = 5
 """After SIGTERM, time for answers that are being sent; whoever still waits for a picture is cut off and asks again."""
 KEEP_ALIVE_S = 75
+LOOK_EVERY_S = 1.0
+
+log = structlog.get_logger()
 
 
 def serve_http(settings: Settings, listener: socket.socket) -> None:
     """Answer on `listener` until SIGTERM or SIGINT; HTTP/1.1 only, whose reason phrases clients read."""
     with open_queue(settings) as queue:
+        await_database(queue)
         app = create_app(settings, opened(settings.catalog), queue, FileStore(settings.resolved_files_url))
         config = configuration(app, settings)
         config.load()
@@ -42,6 +51,22 @@ def serve_http(settings: Settings, listener: socket.socket) -> None:
                 target=follow, args=(config.ssl, settings.tls_cert, settings.tls_key), name="certificate", daemon=True
             ).start()
         Server(app.state.service.polls, config).run(sockets=[listener])
+
+
+def await_database(queue: Queue) -> None:
+    """Return once it answers. Callers wait meanwhile, for the socket is open; SIGTERM ends the process."""
+    told = False
+    while True:
+        try:
+            queue.vault.ticket_secret()
+            return
+        except SQLAlchemyError as error:
+            if not cannot_store(error):
+                raise
+            if not told:
+                log.warning("the database does not answer: waiting for it", reason=in_short(error))
+            told = True
+            time.sleep(LOOK_EVERY_S)
 
 
 class Server(uvicorn.Server):

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from server.checks import Finding
-from server.models import profile_of, weights_root
 from server.settings import Settings, child_environment
+from server.worker.models import profile_of, weights_root
 
 Fact = dict[str, Any]
 

@@ -16,7 +16,6 @@ import structlog
 from pipelines.endpoint import Endpoint
 from server.caretaker import take_care
 from server.checks import Finding, cannot_listen, keys_finding, listen, tls_findings, weights_findings
-from server.child import Child
 from server.files import FileStore
 from server.imports import opened
 from server.logs import configure_logs
@@ -28,7 +27,8 @@ from server.queue.residence import Residence
 from server.queue.soundness import refuse_damaged
 from server.renewal import keep_renewed
 from server.settings import Settings, child_environment
-from server.supervisor import places_of, supervise
+from server.supervisor.child import Child
+from server.supervisor.supervisor import places_of, supervise
 from server.tls import ensure
 from server.webhooks import Sender
 

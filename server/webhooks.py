@@ -5,8 +5,6 @@ import json
 import socket
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -23,12 +21,14 @@ from server.queue.job import Job, Webhook
 from server.queue.queue import Queue
 from server.settings import Settings
 from server.signing import Signer
-from server.slots import AT_ONCE, Slots
+from server.slots import Slots
 
 FIRST_TIMEOUT_S, LATER_TIMEOUT_S = 15, 120
 RETRY_DELAYS_S = (5, 15, 60, 120, 300, 600, 900, 1200, 1500, 1800)
 """Ten retries within two hours, as fal's documentation promises."""
 LOOK_EVERY_S = 1.0
+LEAVES_S = 5.0
+"""Time for the tries in hand when the process is to stop."""
 
 log = structlog.get_logger()
 
@@ -71,6 +71,13 @@ def as_json(value: object) -> bytes:
     return text.encode("utf-8", "replace")
 
 
+class Loop(asyncio.SelectorEventLoop):
+    """For one conversation, which may block it: names are looked up in no other thread, which the exit would await."""
+
+    async def getaddrinfo(self, *where: Any, **hints: Any) -> Any:
+        return socket.getaddrinfo(*where, **hints)
+
+
 class Sender:
     """Sends what is due in the queue's outbox. Any number of processes may run one."""
 
@@ -81,29 +88,27 @@ class Sender:
         self._bulletin = Bulletin(queue.measures, name, self.metrics.samples, settings.heartbeat_s)
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop`: send on each ring of work, and look at least every second."""
-        free = threading.Semaphore(AT_ONCE)
-
-        def settled(webhook: Webhook, sending: Future[None]) -> None:
-            self.slots.give(webhook)
-            free.release()
-            error = sending.exception()
-            if error:  # the webhook stays in the outbox and is due again when its sender's time is up
-                log.error("webhook not settled", request_id=webhook.job_id, exc_info=error)
-
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="webhook") as pool:
-            for _ in self.queue.rings("work", LOOK_EVERY_S):
-                if stop.is_set():
-                    break
-                self._bulletin.post()
-                while free.acquire(blocking=False):
-                    webhook = self.next()
-                    if webhook is None:
-                        free.release()
-                        break
-                    self.slots.take(webhook)
-                    pool.submit(self.send, webhook).add_done_callback(partial(settled, webhook))
+        """Until `stop`: send on each ring of work, and look at least every second. Ends `LEAVES_S` after `stop`."""
+        for _ in self.queue.rings("work", LOOK_EVERY_S):
+            if stop.is_set():
+                break
+            self._bulletin.post()
+            while not (stop.is_set() or self.slots.full) and (webhook := self.next()):
+                self.slots.take(webhook)
+                # Daemons: a receiver that hangs, or a name server, must not keep the process from its end.
+                threading.Thread(target=self.send_safely, args=(webhook,), name="webhook", daemon=True).start()
+        self.leave()
         self._bulletin.withdraw()
+
+    def leave(self) -> None:
+        """Wait for the tries in hand, but not long; others, or this server's next start, do the rest over again."""
+        for webhook in self.slots.left(LEAVES_S):
+            try:
+                self.queue.webhook_handed_back(webhook)
+            except SQLAlchemyError as error:  # the others are due again when their sender's time is up, as after a kill
+                log.warning("the outbox cannot be written", error=type(error).__name__)
+                return
+            log.warning("webhook not sent before the stop: it is due again at once", request_id=webhook.job_id)
 
     def next(self) -> Webhook | None:
         """A webhook to send now, if there is one for a receiver that has not its share, and the database answers."""
@@ -114,6 +119,15 @@ class Sender:
             log.warning("the outbox cannot be read", error=type(error).__name__)
             return None
 
+    def send_safely(self, webhook: Webhook) -> None:
+        """`send`; what goes wrong is logged, and the webhook is due again when its sender's time is up."""
+        try:
+            self.send(webhook)
+        except Exception as error:
+            log.error("webhook not settled", request_id=webhook.job_id, exc_info=error)
+        finally:
+            self.slots.give(webhook)
+
     def send(self, webhook: Webhook) -> None:
         """Deliver one webhook, and record what became of it."""
         job = self.queue.get(webhook.job_id)
@@ -123,7 +137,8 @@ class Sender:
             return
         began, status, reason, hung = time.monotonic(), None, None, False
         try:
-            status = asyncio.run(self.post(webhook, job))
+            with asyncio.Runner(loop_factory=Loop) as runner:
+                status = runner.run(self.post(webhook, job))
         except Refused as refusal:
             reason = str(refusal)
         except (httpx2.HTTPError, TimeoutError) as error:

@@ -1,5 +1,6 @@
 """What a request leaves behind: a log line and a count, without query, body or key; and failures as fal's JSON."""
 
+import asyncio
 import errno
 import re
 import time
@@ -103,6 +104,8 @@ class Observe:
         with structlog.contextvars.bound_contextvars(**about):
             try:
                 await self.app(scope, receive, noting)
+            except asyncio.CancelledError:  # uvicorn's, at the end of the server's grace
+                log.warning("an answer is cut off: the server stops", route=route_of(scope))
             except ClientDisconnect:
                 log.debug("the client left in the middle of its request", route=route_of(scope))
             except Exception as error:

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 
+import structlog
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -12,10 +13,16 @@ from server.api.order import NamedEndpoint, Terms, checked_input, put
 from server.api.reply import reply, result_of
 from server.api.service import Caller, JsonBody, Service, ServiceOf
 from server.api.watch import changes
-from server.errors import ClientCancelled, NotFound, error_response
+from server.errors import ClientCancelled, NotFound, RequestError, error_response
 from server.queue.job import Job
 
 router = APIRouter()
+
+log = structlog.get_logger()
+
+
+class CutOff(RequestError):
+    """The server stopped before this request was finished. It is still queued: ask the queue for x-fal-request-id."""
 
 
 @router.post("/{endpoint_id:path}")
@@ -35,11 +42,18 @@ async def run(request: Request, owner: Caller, endpoint: NamedEndpoint, body: Js
         if finishing.done():
             return result_of(finishing.result())
         await run_in_threadpool(service.queue.cancel, job.id, owner)
-        nobody_reads = error_response(ClientCancelled())
-        return reply(nobody_reads.status, nobody_reads.body, job.id, nobody_reads.headers)
+        return refused(ClientCancelled(), job)
+    except asyncio.CancelledError:  # uvicorn's, at the end of the server's grace; the job itself goes on
+        log.warning("a client that waits on the line is cut off: the server stops", request_id=job.id)
+        return refused(CutOff(), job)
     finally:
         finishing.cancel()
         leaving.cancel()
+
+
+def refused(error: RequestError, job: Job) -> Response:
+    answer = error_response(error)
+    return reply(answer.status, answer.body, job.id, answer.headers)
 
 
 async def finished(service: Service, job: Job) -> Job:

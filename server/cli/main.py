@@ -15,7 +15,7 @@ from server.queue.keyring import KeyExists
 from server.queue.store import StoreError
 from server.selftest import SelfTestError
 from server.settings import SettingsError
-from server.supervisor import DeviceError
+from server.supervisor.supervisor import DeviceError
 from server.tls import TlsError
 from weights.manifest import WeightsError
 

@@ -13,7 +13,7 @@ from server.cli.options import DataDir, Device, Weights
 from server.cli.screen import console
 from server.imports import opened
 from server.settings import read_settings
-from server.supervisor import places_of
+from server.supervisor.supervisor import places_of
 
 app = typer.Typer()
 

@@ -8,9 +8,9 @@ import typer
 
 from server.cli.options import DataDir, Device, Weights
 from server.cli.screen import console
-from server.models import weights_root
 from server.settings import child_environment, read_settings
-from server.supervisor import places_of
+from server.supervisor.supervisor import places_of
+from server.worker.models import weights_root
 
 app = typer.Typer()
 

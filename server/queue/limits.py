@@ -4,7 +4,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, select
 
 from server.errors import ConcurrentRequests, QueueFull
 from server.queue.places import Places
-from server.queue.rows import WAITING
+from server.queue.rows import UNFINISHED, WAITING
 from server.queue.tables import jobs
 
 COUNTED = 1000
@@ -25,13 +25,13 @@ def check(
         max_queue / max_waiting: how many jobs of everybody / of `owner` may wait before this one.
         max_unfinished: how many jobs of `owner` may wait or run before this one.
     """
-    own = jobs.c.owner == owner
-    if max_unfinished is not None and reached(connection, and_(own, jobs.c.state != "COMPLETED"), max_unfinished):
+    own = jobs.c.owner == owner  # with UNFINISHED, whose index begins with the owner
+    if max_unfinished is not None and reached(connection, and_(own, UNFINISHED), max_unfinished):
         raise ConcurrentRequests(
             f"{max_unfinished} requests of this key wait or run already, and no more may be made directly "
             "(max_concurrent_per_key). Nothing was started: wait for one of them, or use the queue."
         )
-    if max_waiting is not None and reached(connection, and_(WAITING, own), max_waiting):
+    if max_waiting is not None and reached(connection, and_(WAITING, UNFINISHED, own), max_waiting):
         raise QueueFull(
             f"{max_waiting} requests of this key wait already (max_queued_per_key). "
             "Nothing was queued; send the request again later."

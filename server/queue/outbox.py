@@ -46,3 +46,12 @@ def settle(store: Store, webhook: Webhook, retry_in_s: float | None, error: str 
     mine = and_(outbox.c.id == webhook.id, outbox.c.tries == webhook.tries)
     with store.writing() as connection:
         connection.execute(update(outbox).where(mine).values(deadline=again, clock=clock.name, last_error=error))
+
+
+def hand_back(store: Store, webhook: Webhook) -> None:
+    """Its sender leaves in the middle of the try, which does not count: it is due at once, for any other sender."""
+    clock = store.clock
+    mine = and_(outbox.c.id == webhook.id, outbox.c.tries == webhook.tries, outbox.c.deadline.is_not(None))
+    again = {"deadline": clock.now(), "clock": clock.name, "spared": outbox.c.spared + 1}
+    with store.writing() as connection:
+        connection.execute(update(outbox).where(mine).values(again))

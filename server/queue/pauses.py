@@ -3,9 +3,10 @@
 import time
 from dataclasses import dataclass
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, select
 
 from server.queue import turns
+from server.queue.drafts import UPSERT
 from server.queue.store import Store
 from server.queue.tables import pauses
 from server.queue.wakeup import Wakeup
@@ -29,9 +30,11 @@ class Pauses:
     def pause(self, endpoint: str, reason: str = "") -> None:
         """Let no worker begin a request of `endpoint` any more; said again, it changes the reason."""
         with self._store.writing_durably() as connection:
-            since = connection.scalar(select(pauses.c.since).where(pauses.c.endpoint == endpoint)) or time.time()
-            connection.execute(delete(pauses).where(pauses.c.endpoint == endpoint))
-            connection.execute(insert(pauses).values(endpoint=endpoint, since=since, reason=reason))
+            pausing = UPSERT[connection.dialect.name](pauses).values(
+                endpoint=endpoint, since=time.time(), reason=reason
+            )
+            again = pausing.on_conflict_do_update(index_elements=[pauses.c.endpoint], set_={"reason": reason})
+            connection.execute(again)
 
     def resume(self, endpoint: str) -> bool:
         """Let the workers go on at once. False: it was not paused."""

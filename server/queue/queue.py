@@ -126,7 +126,7 @@ class Queue:
     def cancel(self, job_id: str, owner: str | None = None) -> Cancellation:
         """End a waiting job at once; ask the worker of a running one to stop after its step."""
         whose = and_(jobs.c.id == job_id, jobs.c.owner == owner if owner is not None else true())
-        with self._changing("news") as connection:
+        with self._changing("news", "work") as connection:
             state: State | None = connection.scalar(select(jobs.c.state).where(whose).with_for_update())
             match state:
                 case None:
@@ -195,9 +195,12 @@ class Queue:
             return complete(connection, self._clock, held_by(job), outcome)
 
     def release(self, job: Job) -> bool:
-        """Give a job back unfinished, without counting the attempt: this worker is leaving."""
+        """Give a job back unfinished, without counting the attempt: this worker is leaving. A cancelled one ends."""
+        mine = held_by(job)
         with self._changing("news", "work") as connection:
-            return turns.requeue(connection, held_by(job), spare=True)
+            if connection.scalar(select(jobs.c.cancel_requested).where(mine).with_for_update()):
+                return complete(connection, self._clock, mine, outcome_of(ClientCancelled()))
+            return turns.requeue(connection, mine, spare=True)
 
     # From the caretaker's side
 
@@ -261,6 +264,10 @@ class Queue:
     def webhook_failed(self, webhook: Webhook, error: str, retry_in_s: float | None) -> None:
         """`retry_in_s` None: given up."""
         outbox.settle(self._store, webhook, retry_in_s=retry_in_s, error=error)
+
+    def webhook_handed_back(self, webhook: Webhook) -> None:
+        """Not sent to the end, since its sender leaves."""
+        outbox.hand_back(self._store, webhook)
 
     def publish_worker(self, state: WorkerState) -> None:
         """Say how a worker is; `state.age_s` is ignored."""

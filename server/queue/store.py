@@ -23,7 +23,7 @@ from sqlalchemy import (
     func,
     make_url,
 )
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 BUSY_TIMEOUT_S = 10
 MOST_THREADS = 48
@@ -179,7 +179,18 @@ def _sqlite(url: URL, synchronous: str) -> Engine:
         # A writer that starts as a reader can deadlock with another one, and then busy waiting does not help.
         connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('begin', 'DEFERRED')}")
 
+    @event.listens_for(engine, "commit")
+    def commit(connection: Connection) -> None:
+        if rolled_back(connection):  # Python's driver would commit nothing, and call that a success
+            raise OperationalError("COMMIT", None, sqlite3.OperationalError("SQLite rolled the transaction back"))
+
     return engine
+
+
+def rolled_back(connection: Connection) -> bool:
+    """Whether SQLite ended the transaction by itself, as it does when the disk is full (sqlite.org/lang_transaction)."""
+    driver: Any = connection.connection.dbapi_connection
+    return connection.dialect.name == "sqlite" and not driver.in_transaction
 
 
 def refuse_network_filesystem(folder: Path, mounts: str | None = None) -> None:

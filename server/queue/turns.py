@@ -15,13 +15,14 @@ from sqlalchemy import (
     bindparam,
     func,
     literal,
+    literal_column,
     or_,
     select,
     update,
 )
 
 from server.queue.drafts import abandon
-from server.queue.rows import ORDER, WAITING
+from server.queue.rows import ORDER, UNFINISHED, WAITING
 from server.queue.tables import jobs, pauses
 
 NORMAL, LOW = 0, 1
@@ -38,7 +39,7 @@ def turns_with(table: FromClause, endpoint: ColumnElement[str]) -> ColumnElement
 
 def lowest(endpoint: ColumnElement[str], priority: ColumnElement[int]) -> ScalarSelect[int | None]:
     """The turn that is served now; NULL when nothing waits."""
-    waiting = and_(others.c.state == "IN_QUEUE", others.c.priority == priority)
+    waiting = and_(others.c.state == literal_column("'IN_QUEUE'"), others.c.priority == priority)
     return (
         select(func.min(others.c.turn)).where(waiting, turns_with(others, endpoint)).correlate(jobs).scalar_subquery()
     )
@@ -48,7 +49,7 @@ def lowest(endpoint: ColumnElement[str], priority: ColumnElement[int]) -> Scalar
 # need not ask for waiting ones: PostgreSQL would take their index instead, and read all of it for a key without any.
 OWNER, ENDPOINT, PRIORITY = bindparam("owner"), bindparam("endpoint"), bindparam("priority")
 OWN_LAST = select(func.max(jobs.c.turn)).where(
-    turns_with(jobs, ENDPOINT), jobs.c.state != "COMPLETED", jobs.c.owner == OWNER, jobs.c.priority == PRIORITY
+    turns_with(jobs, ENDPOINT), UNFINISHED, jobs.c.owner == OWNER, jobs.c.priority == PRIORITY
 )
 NOW_AND_OWN = select(lowest(ENDPOINT, PRIORITY), OWN_LAST.scalar_subquery())
 

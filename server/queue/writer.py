@@ -7,15 +7,18 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy import Connection
 
-from server.queue.store import Store
+from server.queue.store import Store, rolled_back
 
 MOST = 64
 """Writes in one transaction, so that other processes get their turn."""
 
 Written = TypeVar("Written")
 Action = Callable[[Connection], Written]
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Writer:
     """One thread that writes for all others. On SQLite alone: writers of one process would only wait for its lock.
 
     Args:
-        after: called after each commit, before anybody is told that the write is done.
+        after: called after each commit, before anybody is told that the write is done. Its trouble is only logged.
     """
 
     def __init__(self, store: Store, after: Callable[[], None]) -> None:
@@ -77,11 +80,14 @@ class Writer:
             with self._store.writing_durably() as connection:
                 alone = len(batch) == 1  # then the transaction itself is all or nothing
                 outcomes = [(act if alone else attempt)(wish.action, connection) for wish in batch]
-            self._after()
         except Exception as error:  # nothing was stored: everybody is told so
             for wish in batch:
                 wish.done.set_exception(error)
             return
+        try:
+            self._after()
+        except Exception as error:  # the writes are on the disk all the same
+            log.error("a commit was not made known", exc_info=error)
         for wish, outcome in zip(batch, outcomes, strict=True):
             outcome(wish.done)
 
@@ -93,10 +99,16 @@ def act(action: Action[Any], connection: Connection) -> Callable[[Future[Any]], 
 
 
 def attempt(action: Action[Any], connection: Connection) -> Callable[[Future[Any]], None]:
-    """`act` inside a savepoint, so that a refusal is told to the one whom it concerns."""
+    """`act` inside a savepoint, so that a refusal is told to the one whom it concerns.
+
+    Raises:
+        SQLAlchemyError: the whole transaction is lost, with what others wrote in it.
+    """
     try:
         with connection.begin_nested():
             return act(action, connection)
     except Exception as error:
+        if rolled_back(connection):
+            raise
         refusal = error
         return lambda done: done.set_exception(refusal)

@@ -14,7 +14,6 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from pipelines.endpoint import Picture
-from server.assignment import Assignment
 from server.auth import USUAL_SCOPES, key_hash, new_key
 from server.caretaker import take_care
 from server.cli.requests import seconds_of
@@ -22,7 +21,8 @@ from server.files import FileStore
 from server.queue.job import LogLine
 from server.queue.queue import Queue
 from server.settings import read_settings
-from server.stages import Stages
+from server.worker.assignment import Assignment
+from server.worker.stages import Stages
 from tests.app import running_app
 from tests.conftest import as_data_uri
 from tests.jobs import claim_one, put

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from server.api.readiness import readiness_of
-from server.keeper import Place
 from server.queue.job import WorkerState
 from server.settings import Settings
+from server.supervisor.keeper import Place
 from tests.integration.test_supervisor import supervised
 from tests.pipelines.broken_card import BROKEN, BROKEN_CARD
 from tests.worker_process import Site, eventually

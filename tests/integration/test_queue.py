@@ -117,6 +117,20 @@ def test_claiming_counts_the_attempt_and_starts_the_job(queue):
 # fencing
 
 
+def test_the_webhook_of_a_waiting_job_that_is_cancelled_does_not_wait_for_the_next_look(open_queue):
+    """row 31: who sends webhooks listens for work."""
+    server, sender = open_queue(), open_queue()
+    job = put(server, webhook="http://w/")
+    rings = sender.rings("work", poll_s=30)
+    next(rings)
+    time.sleep(0.3)  # its listener starts
+    began = time.monotonic()
+    server.cancel(job.id, "me")
+    next(rings)
+    assert time.monotonic() - began < 10
+    assert [webhook.job_id for webhook in sender.due_webhooks()] == [job.id]
+
+
 def test_a_job_is_finished_once(queue):
     put(queue)
     job = claim_one(queue)
@@ -229,6 +243,19 @@ def test_giving_jobs_back_while_draining_burns_no_attempt(queue):
     claim_one(queue, "w")
     queue.rescue(worker="w")
     assert queue.get(job.id).state == "IN_QUEUE"
+
+
+def test_a_job_that_is_cancelled_while_its_worker_drains_is_not_run_again(queue):
+    """rows 7, 32: the wish of its client survives its worker, and its webhook is sent at once."""
+    put(queue, webhook="http://w/")
+    job = claim_one(queue)
+    assert queue.cancel(job.id, "me") == "CANCELLATION_REQUESTED"
+    assert queue.release(job)
+    done = queue.get(job.id)
+    assert (done.state, done.http_status, done.error_type) == ("COMPLETED", 499, "client_cancelled")
+    assert queue.claim("w", [A]) == []
+    assert [webhook.job_id for webhook in queue.due_webhooks()] == [job.id]
+    assert not queue.release(job)
 
 
 def test_a_changed_wall_clock_expires_no_lease(queue, monkeypatch):

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from pipelines.endpoint import Picture
-from server.assignment import Assignment
 from server.files import FileStore
 from server.queue.audit import audit
 from server.queue.migrations import create_tables
 from server.queue.queue import Queue
 from server.settings import Settings
-from server.stages import Stages
+from server.worker.assignment import Assignment
+from server.worker.stages import Stages
 from tests.databases import PostgreSQL, running_postgresql
 from tests.jobs import put
 from tests.pipelines.blue_square import BLUE_SQUARE

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from server.settings import Settings
-from server.supervisor import DeviceError, Place, places_of, supervise
+from server.supervisor.supervisor import DeviceError, Place, places_of, supervise
 from tests.pipelines.blue_square import BLUE_SQUARE
 from tests.pipelines.exits import EXITS
 from tests.server_process import ServerProcess

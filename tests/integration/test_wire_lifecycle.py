@@ -12,7 +12,6 @@ import pytest
 from fastapi.testclient import TestClient
 from structlog.testing import capture_logs
 
-from server.assignment import Assignment
 from server.auth import key_hash, new_key
 from server.caretaker import sweep
 from server.files import FileStore
@@ -21,7 +20,8 @@ from server.png import encode
 from server.queue import ledger
 from server.queue.queue import Queue
 from server.settings import read_settings
-from server.stages import Stages
+from server.worker.assignment import Assignment
+from server.worker.stages import Stages
 from tests.app import running_app
 from tests.pipelines.blue_square import BLUE_SQUARE
 from tests.pipelines.catalog import CATALOG as CHARACTERS

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.lineup import MOST_SLOW
+from server.worker.lineup import MOST_SLOW
 from tests.pipelines.blue_square import BLUE_SQUARE
 from tests.pipelines.measured import MEASURED
 from tests.worker_process import Site, eventually

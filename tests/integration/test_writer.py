@@ -1,14 +1,20 @@
-"""Durable writes that share a commit: nobody's failure is another's, and nobody waits for ever."""
+"""Durable writes that share a commit: nobody's failure is another's, nobody waits for ever, every ack is a row."""
 
+import multiprocessing
+import resource
+import sqlite3
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
+from server.queue.migrations import create_tables
+from server.queue.queue import Queue
 from server.queue.store import Store
 from server.queue.writer import Writer
 
@@ -72,6 +78,84 @@ def test_a_write_that_the_database_refuses_is_told(store):
         writer.write(into_nothing)
     assert words(store) == ["kept"]
     writer.close()
+
+
+def test_trouble_after_the_commit_is_no_refusal_and_no_end_of_writing(store):
+    commits = []
+
+    def fails(words_now: list[str]) -> None:
+        commits.append(words_now)
+        raise RuntimeError("the bells are broken")
+
+    writer = Writer(store, lambda: fails(words(store)))
+    assert [writer.write(lambda connection, word=word: note(word, connection)) for word in "ab"] == ["a", "b"]
+    assert commits == [["a"], ["a", "b"]]
+    writer.close()
+
+
+def test_a_transaction_that_sqlite_ended_by_itself_is_not_called_committed(store):
+    """row 18: SQLite rolls all of it back when a disk is full, and Python's driver then commits nothing, silently."""
+    for writing in (store.writing, store.writing_durably):
+        with pytest.raises(OperationalError, match="rolled"), writing() as connection:
+            note("lost", connection)
+            with suppress(IntegrityError):
+                connection.execute(text("INSERT OR ROLLBACK INTO notes (rowid, word) VALUES (1, 'x'), (1, 'y')"))
+    assert words(store) == []
+    with store.writing() as connection:
+        note("kept", connection)
+    assert words(store) == ["kept"]
+
+
+LARGE, SMALL = "x" * 60_000, "x" * 200
+ROOM = 400_000
+"""Bytes that a file may have: less than the inputs of the burst, which together are more than SQLite's cache holds."""
+
+
+def burst(url: str) -> tuple[set[str], set[str], str]:
+    """In a process of its own: submits that share a commit for which there is no room, and one when there is again.
+
+    Returns:
+        the ids that were acknowledged, how the others were refused, and the id of the later one.
+    """
+    queue = Queue(url, lease_s=60, max_attempts=3)
+    free = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def submit(prompt: str) -> str:
+        return queue.put("test/a", {"prompt": prompt}, owner="me", base_url="http://host").id
+
+    prompts = [LARGE] * 35 + [SMALL] * 3
+    with closing(sqlite3.connect(queue._store.sqlite_file)) as other, ThreadPoolExecutor(len(prompts) + 1) as pool:
+        other.execute("BEGIN IMMEDIATE")
+        opening = pool.submit(submit, "first")
+        while queue._writer._thread is None or queue._writer._wishes.qsize():
+            continue
+        asked: list[Future[str]] = [opening]
+        for number, prompt in enumerate(prompts, 1):
+            asked.append(pool.submit(submit, prompt))
+            while queue._writer._wishes.qsize() < number:
+                continue
+        resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, free[1]))
+        other.execute("ROLLBACK")
+        wait(asked)
+    resource.setrlimit(resource.RLIMIT_FSIZE, free)
+    acknowledged = {one.result() for one in asked if one.exception() is None}
+    refusals = {type(error).__name__ for one in asked if (error := one.exception())}
+    later = submit(SMALL)
+    queue.close()
+    return acknowledged, refusals, later
+
+
+def test_on_a_full_disk_every_acknowledged_request_is_stored_and_no_other(tmp_path):
+    """row 18: in a shared commit that outgrows SQLite's cache, too; and the next request finds the queue in order."""
+    url = f"sqlite:///{tmp_path / 'queue.db'}"
+    create_tables(url)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        acknowledged, refusals, later = process.submit(burst, url).result()
+    with closing(sqlite3.connect(tmp_path / "queue.db")) as database:
+        stored = {job_id for (job_id,) in database.execute("SELECT id FROM jobs")}
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert stored == acknowledged | {later}
+    assert refusals == {"OperationalError"}
 
 
 def test_after_the_end_a_late_write_still_gets_its_answer(store):

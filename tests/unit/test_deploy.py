@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from server.keeper import GRACE_S
 from server.settings import PREFIX, Settings
+from server.supervisor.keeper import GRACE_S
 from tests.server_process import ROOT
 
 LINTED = [line.strip().lstrip("@") for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("\t@")]

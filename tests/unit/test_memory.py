@@ -20,8 +20,8 @@ from pipelines.sdxl.load import resolved
 from pipelines.sdxl.residents import Residents, size_of
 from pipelines.shelf import Shelf
 from scripts import full_depth
-from server.models import profile_of
 from server.settings import Settings
+from server.worker.models import profile_of
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")

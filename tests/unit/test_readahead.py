@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from pipelines.catalog import CATALOG
-from server.readahead import once, reading_ahead
+from server.worker.readahead import once, reading_ahead
 from weights.manifest import read_manifest
 from weights.prepared import served
 from weights.store import tiny_root

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from server.exits import EXIT_CANNOT_LOAD, EXIT_RECYCLE, EXIT_REFRESH, EXIT_STUCK, meaning
-from server.restarts import BACKOFF_S, End, Record
+from server.supervisor.restarts import BACKOFF_S, End, Record
 
 AFTER, QUARANTINE_S = 3, 600.0
 

@@ -16,7 +16,7 @@ from pipelines.instantid.pipeline import InstantIDPipeline
 from pipelines.profile import Profile
 from pipelines.pulid.endpoint import PulidOutput, PuLIDRequest
 from pipelines.pulid.pipeline import PuLIDPipeline
-from server.stages import measured
+from server.worker.stages import measured
 from weights.store import tiny_root
 
 TINY = tiny_root()

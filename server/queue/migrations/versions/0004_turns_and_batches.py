@@ -25,6 +25,7 @@ def upgrade() -> None:
     partial("jobs_due", ["deadline"], sa.text("deadline IS NOT NULL"))
     op.drop_index("jobs_unfinished", "jobs")
     partial("jobs_unfinished", ["owner", "priority", "turn"], UNFINISHED)
+    give_turns()
     partial("jobs_idempotency", ["owner", "idempotency_key"], sa.text("idempotency_key IS NOT NULL"), unique=True)
     op.create_table(
         "measures",
@@ -39,6 +40,16 @@ def upgrade() -> None:
         sa.Column("since", sa.Float, nullable=False),
         sa.Column("reason", sa.Text, nullable=False, server_default=""),
     )
+
+
+def give_turns() -> None:
+    """As if the keys of what waits had taken turns from the beginning; what runs has no turn any more."""
+    jobs = sa.table("jobs", *map(sa.column, ("seq", "owner", "priority", "state", "turn")))
+    place = sa.func.row_number().over(partition_by=(jobs.c.owner, jobs.c.priority), order_by=jobs.c.seq) - 1
+    places = sa.select(jobs.c.seq, place.label("place")).where(jobs.c.state == "IN_QUEUE").cte("places")
+    turn = sa.select(places.c.place).where(places.c.seq == jobs.c.seq).scalar_subquery()
+    op.execute(jobs.update().where(jobs.c.state == "IN_QUEUE").values(turn=turn))
+    op.execute(jobs.update().where(jobs.c.state == "IN_PROGRESS").values(turn=-1))
 
 
 def partial(name: str, columns: list[str], where: sa.TextClause, *, unique: bool = False) -> None:

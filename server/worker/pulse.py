@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.assignment import Assignment
 from server.queue.queue import Queue
+from server.worker.assignment import Assignment
 
 log = structlog.get_logger()
 

@@ -13,13 +13,13 @@ from functools import partial
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.child import Child
 from server.exits import EXIT_CANNOT_LOAD, meaning
 from server.metrics import SupervisorMetrics
 from server.queue.job import Condition, WorkerState
 from server.queue.queue import Queue
-from server.restarts import End, Record
 from server.settings import Settings, child_environment
+from server.supervisor.child import Child
+from server.supervisor.restarts import End, Record
 
 GRACE_S = 15
 """Beyond drain_s, before a worker that does not leave is killed."""

@@ -5,10 +5,10 @@ import socket
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.drift import resident_memory
 from server.metrics import WorkerMetrics
 from server.queue.job import Condition, WorkerState
 from server.queue.queue import Queue
+from server.worker.drift import resident_memory
 
 log = structlog.get_logger()
 

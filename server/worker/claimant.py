@@ -8,9 +8,9 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.endpoint import Endpoint
-from server.assignment import Assignment
 from server.metrics import WorkerMetrics
 from server.queue.queue import Queue
+from server.worker.assignment import Assignment
 
 PRIORITIES = {0: "normal", 1: "low"}
 

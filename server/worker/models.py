@@ -11,8 +11,8 @@ from pipelines.memory import choose
 from pipelines.profile import Profile
 from pipelines.shelf import Shelf
 from server.imports import opened
-from server.readahead import files_of, reading_ahead
 from server.settings import Settings
+from server.worker.readahead import files_of, reading_ahead
 from weights.install import tiny_weights
 
 CARD = "pipelines.card:memory_in_use"

@@ -14,7 +14,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.endpoint import Image, ImageField, Picture, Pipeline
 from pipelines.errors import Cancelled, PipelineError
-from server.assignment import Assignment
 from server.bodies import FILE
 from server.errors import RequestError, error_response
 from server.files import FileStore, file_id_in, new_id
@@ -23,11 +22,12 @@ from server.lifecycle import Lifecycle, decision_for
 from server.metrics import WorkerMetrics
 from server.objects import FilesUnreachable
 from server.parameters import parameters
-from server.patience import PAUSES_S, patiently
 from server.png import encode
 from server.queue.job import Job
 from server.queue.queue import Queue
 from server.settings import Settings
+from server.worker.assignment import Assignment
+from server.worker.patience import PAUSES_S, patiently
 
 FETCHES_AT_ONCE = 4
 OUTAGES = (SQLAlchemyError, FilesUnreachable)

@@ -9,9 +9,9 @@ import structlog
 
 from pipelines.endpoint import Picture, Pipeline
 from pipelines.errors import Cancelled, DeviceLost, OutOfMemory
-from server.assignment import Assignment
-from server.lineup import Lineup
 from server.metrics import WorkerMetrics
+from server.worker.assignment import Assignment
+from server.worker.lineup import Lineup
 
 Outcome = list[Picture] | Exception
 """The pictures of one job, or why there are none."""

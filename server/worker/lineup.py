@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Hashable
 
-from server.assignment import Assignment
+from server.worker.assignment import Assignment
 
 SLOW_S = 0.05
 """A picture that takes longer to fetch makes room for another job, so that it holds up none but its own."""

@@ -1,13 +1,7 @@
 """Worker: the process that runs jobs. While some are generated, the next are prepared and the ones before saved."""
 
-import argparse
-import os
-import signal
-import socket
-import sys
 import threading
 import time
-import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,27 +11,25 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.endpoint import Endpoint, Picture, Pipeline
 from pipelines.errors import Cancelled, DeviceLost, LoadError, OutOfMemory, PipelineError
-from server.assignment import Assignment
-from server.claimant import Claimant
-from server.departure import Departure
-from server.drift import Drift
 from server.exits import EXIT_CANNOT_LOAD, EXIT_RECYCLE, EXIT_REFRESH
 from server.files import FileStore
-from server.generator import Generator, Outcome
-from server.imports import ImportStringError, opened
-from server.intake import Intake
-from server.lineup import Lineup
-from server.logs import configure_logs
+from server.imports import ImportStringError
 from server.metrics import WorkerMetrics
-from server.models import loaded, memory_of_card, networks_come_and_go
-from server.presence import Presence
-from server.pulse import Pulse
 from server.queue.job import Condition
-from server.queue.opening import open_queue
 from server.queue.queue import Queue
-from server.settings import Settings, read_settings
-from server.stages import Stages
-from server.watch import Watch
+from server.settings import Settings
+from server.worker.assignment import Assignment
+from server.worker.claimant import Claimant
+from server.worker.departure import Departure
+from server.worker.drift import Drift
+from server.worker.generator import Generator, Outcome
+from server.worker.intake import Intake
+from server.worker.lineup import Lineup
+from server.worker.models import loaded, memory_of_card, networks_come_and_go
+from server.worker.presence import Presence
+from server.worker.pulse import Pulse
+from server.worker.stages import Stages
+from server.worker.watch import Watch
 
 PULSE_S = 0.2
 IDLE_WORKERS_FIRST_S = 0.05
@@ -219,34 +211,3 @@ class Worker:
             waited = assignment.stop and self.lineup.withdraw(assignment)
             if waited or (assignment.stop == "cancelled" and assignment.shared):
                 self._saver.submit(self._end, assignment, Cancelled("ended before its picture was done"))
-
-
-def leave_with_supervisor(departure: Departure) -> None:
-    """Wait for the end of standard input. Python's own buffer has a lock that would break its exit."""
-    while os.read(sys.stdin.fileno(), 1):
-        continue
-    departure.leave()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a worker with the settings of the environment until SIGTERM, or until the supervisor is gone."""
-    host = socket.gethostname()
-    parser = argparse.ArgumentParser(prog="python -m server.worker", description=main.__doc__)
-    parser.add_argument("--name", default=f"{host}:0", help="this worker's place, the same after a restart")
-    parser.add_argument("--id", default=f"{host}:{uuid.uuid4()}", help="names this run; never used twice")
-    parser.add_argument("--supervised", action="store_true", help="leave when standard input ends")
-    options = parser.parse_args(arguments)
-    settings = read_settings()
-    configure_logs(settings, "worker")
-    structlog.contextvars.bind_contextvars(worker=options.name)
-    with open_queue(settings) as queue:
-        worker = Worker(settings, queue, opened(settings.catalog), options.name, options.id)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: worker.departure.leave())
-        if options.supervised:
-            threading.Thread(target=leave_with_supervisor, args=(worker.departure,), daemon=True).start()
-        return worker.run()
-
-
-if __name__ == "__main__":
-    os._exit(main())  # a picture that is still being fetched, for nobody now, would hold up the exit

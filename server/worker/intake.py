@@ -9,10 +9,10 @@ from functools import partial
 
 import structlog
 
-from server.assignment import Assignment
-from server.lineup import Lineup
-from server.pulse import Pulse
-from server.stages import Stages
+from server.worker.assignment import Assignment
+from server.worker.lineup import Lineup
+from server.worker.pulse import Pulse
+from server.worker.stages import Stages
 
 LOOK_S = 0.02
 

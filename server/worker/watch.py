@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.assignment import Assignment
-from server.departure import Departure
 from server.exits import EXIT_RECYCLE, EXIT_STUCK
-from server.presence import Presence
-from server.pulse import Pulse
+from server.worker.assignment import Assignment
+from server.worker.departure import Departure
+from server.worker.presence import Presence
+from server.worker.pulse import Pulse
 
 GRACE_S = 5.0
 """After the drain: time for a step to end, before the process does."""

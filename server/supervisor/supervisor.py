@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from server.bulletin import Bulletin
-from server.keeper import Keeper, Place
 from server.metrics import SupervisorMetrics
 from server.queue.queue import Queue
 from server.settings import Settings
+from server.supervisor.keeper import Keeper, Place
 
 PROBE_TIMEOUT_S = 120
 

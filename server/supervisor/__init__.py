@@ -1,0 +1,1 @@
+"""What keeps worker processes alive: one place per GPU, restarts, quarantine."""
