@@ -11,7 +11,7 @@ help:
 	@echo "make test    set up, run every test that this machine can run"
 	@echo "make test-clients  every version of fal's own clients against the server, and uploads of 100 MB"
 	@echo "make gpu-check  on a GPU: is every fast path right, and how fast is it (ARGS=--quick for three minutes)"
-	@echo "make check   set up, formatting, lint, import contracts, types, docs"
+	@echo "make check   set up, formatting, lint, import contracts, types, docs, and the files in deploy/ and Dockerfile.cuda"
 	@echo "make wheelhouse  download every wheel for a machine without internet (KIND=gpu, into WHEELS=wheelhouse)"
 	@echo "make fix     format and mend what the linter can mend"
 	@echo "make clean   remove the environment and what was made"

@@ -32,9 +32,12 @@ class ImageField:
 
 
 class Input(BaseModel):
-    """A request's body. Unknown fields are ignored, as fal's own apps do (fal-protocol.md §8.2)."""
+    """A request's body. Unknown fields are ignored, as fal's own apps do (fal-protocol.md §8.2).
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+    An error's text, which a log may hold, names no value: that is a client's prompt.
+    """
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, hide_input_in_errors=True)
 
     def images(self) -> list[ImageField]:
         """The pictures to fetch, in the order in which `Pipeline.prepare` expects them."""

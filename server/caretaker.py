@@ -63,8 +63,5 @@ def take_care(
 
 def sweep(queue: Queue, files: FileStore) -> None:
     """Delete the files whose time is over, and uploads that nobody finished: the bytes first, then what is known."""
-    over = queue.ledger.over()
-    if over:
-        files.delete(over)
-        queue.ledger.forget(over)
-        log.info("expired files deleted", count=len(over))
+    if deleted := queue.ledger.sweep(files.delete):
+        log.info("expired files deleted", count=deleted)

@@ -2,12 +2,16 @@
 
 import signal
 
-EXIT_REFRESH, EXIT_RECYCLE, EXIT_STUCK, EXIT_CANNOT_LOAD = 74, 75, 76, 78
+EXIT_CANNOT_START = 71
+EXIT_REFRESH, EXIT_RECYCLE, EXIT_STUCK, EXIT_TOO_LARGE, EXIT_CANNOT_LOAD, EXIT_UNFORESEEN = 74, 75, 76, 77, 78, 79
 MEANINGS = {
+    EXIT_CANNOT_START: "its process could not be started",
     EXIT_REFRESH: "its memory had grown, it wanted to be replaced",
-    EXIT_RECYCLE: "the device was lost, or its memory did not suffice",
+    EXIT_RECYCLE: "the device was lost, or gave nonsense for pictures, or the process broke",
     EXIT_STUCK: "a request made no step any more",
+    EXIT_TOO_LARGE: "a request was too large for the device, whose memory it wants back",
     EXIT_CANNOT_LOAD: "a model cannot be loaded",
+    EXIT_UNFORESEEN: "several requests in a row ended with an unforeseen error",
 }
 
 

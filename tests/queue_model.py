@@ -6,6 +6,7 @@ from typing import Literal
 
 MAX_ATTEMPTS = 3
 RUNNING_TURN = -1
+INPUT, FORGOTTEN = {"prompt": "x"}, {"files": []}
 
 Place = tuple[int, int, int]
 
@@ -18,12 +19,13 @@ class ModelJob:
     seq: int
     endpoint: str
     owner: str
-    priority: int
-    batch_key: str
-    webhook: bool
-    no_retry: bool
-    timed: bool
     turn: int
+    priority: int = 0
+    batch_key: str = ""
+    webhook: str | None = None
+    no_retry: bool = False
+    start_timeout_s: float | None = None
+    store_io: bool = True
     state: Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"] = "IN_QUEUE"
     attempt: int = 0
     spared: int = 0
@@ -41,6 +43,10 @@ class ModelJob:
     @property
     def place(self) -> Place:
         return self.priority, self.turn, self.seq
+
+    @property
+    def input(self) -> dict[str, object]:
+        return INPUT if self.store_io or self.state != "COMPLETED" else FORGOTTEN
 
     @property
     def first_try(self) -> bool:
@@ -74,6 +80,13 @@ class QueueModel:
 
     # What clients and workers do
 
+    def refusal(self, owner: str, max_waiting: int | None = None, max_unfinished: int | None = None) -> str | None:
+        """Of one more request with these limits."""
+        own = [job for job in self.jobs.values() if job.owner == owner and job.state != "COMPLETED"]
+        if max_unfinished is not None and len(own) >= max_unfinished:
+            return "ConcurrentRequests"
+        return "QueueFull" if max_waiting is not None and sum(job.waits for job in own) >= max_waiting else None
+
     def claim(self, worker: str, most: int, endpoints: Collection[str], warm: str | None) -> list[ModelJob]:
         free = self.waiting(lambda j: j.endpoint in endpoints and j.endpoint not in self.paused and not j.overdue)
         if not free:
@@ -101,8 +114,8 @@ class QueueModel:
 
     def requeue(self, job: ModelJob, *, spare: bool) -> None:
         turn = self.lowest(job.endpoint, job.priority)
-        job.state, job.worker, job.turn, job.overdue, job.timed = "IN_QUEUE", None, turn, False, False
-        job.spared += spare
+        job.state, job.worker, job.turn, job.overdue = "IN_QUEUE", None, turn, False
+        job.start_timeout_s, job.spared = None, job.spared + spare
 
     def cancel(self, job_id: str) -> str:
         job = self.jobs.get(job_id)
@@ -115,6 +128,13 @@ class QueueModel:
         else:
             job.cancel_requested = True
         return "CANCELLATION_REQUESTED"
+
+    def release(self, job: ModelJob) -> None:
+        """Nobody is to run it again once its client has cancelled it."""
+        if job.cancel_requested:
+            self.complete(job, 499)
+        else:
+            self.requeue(job, spare=True)
 
     # What the caretaker and the operator do
 
@@ -143,10 +163,14 @@ class QueueModel:
 
     def prune(self) -> int:
         over = [job.id for job in self.jobs.values() if job.state == "COMPLETED" and job.id not in self.untold]
-        for job_id in over:
-            del self.jobs[job_id]
-        self.keys = {key: known for key, known in self.keys.items() if known[0] in self.jobs}
+        self.forget(over)
         return len(over)
+
+    def forget(self, job_ids: Collection[str]) -> None:
+        """Also of a request that runs or waits: nothing of it is told any more."""
+        self.jobs = {job_id: job for job_id, job in self.jobs.items() if job_id not in job_ids}
+        self.untold = [job_id for job_id in self.untold if job_id not in job_ids]
+        self.keys = {key: known for key, known in self.keys.items() if known[0] in self.jobs}
 
     def resume(self, endpoint: str) -> None:
         if endpoint not in self.paused:
@@ -183,6 +207,7 @@ def rows_of(jobs: Iterable[ModelJob]) -> dict[str, tuple[object, ...]]:
             job.spared,
             job.cancel_requested,
             job.http_status,
+            job.input,
             job.priority,
             job.turn if job.waits else None,
             job.worker if job.state == "IN_PROGRESS" else None,

@@ -67,7 +67,11 @@ def why_no_room(settings: Settings) -> Iterator[str]:
         folders["files_url"] = Path(unquote(files.path))
     told = set[int]()
     for setting, folder in folders.items():
-        free_mb, disk = shutil.disk_usage(folder).free // 1_000_000, folder.stat().st_dev
+        try:
+            free_mb, disk = shutil.disk_usage(folder).free // 1_000_000, folder.stat().st_dev
+        except OSError as error:
+            yield f"{folder} cannot be looked at ({error.strerror}): mount it, or make it, or change {setting}"
+            continue
         if free_mb < LEAST_FREE_MB and disk not in told:
             told.add(disk)
             yield f"only {free_mb} MB of disk are free in {folder}: make room, or move {setting}"

@@ -10,7 +10,8 @@ from rich.progress import track
 from server.cli.options import DataDir, created_queue
 from server.cli.screen import console, day, show_table
 from server.files import FileStore
-from server.queue.erase import AT_ONCE, Entry, batches
+from server.queue.erase import Entry
+from server.queue.named import MOST_NAMED, batches
 from server.queue.queue import Queue
 from server.settings import Settings, read_settings
 
@@ -93,7 +94,7 @@ def delete_requests(
 def erase(queue: Queue, settings: Settings, ids: list[str], uploads: list[str]) -> None:
     """Delete them all, showing how far it is."""
     files = FileStore(settings.resolved_files_url)
-    portions = -(-len(ids) // AT_ONCE)
+    portions = -(-len(ids) // MOST_NAMED)
     for _ in track(queue.erase(ids, files.delete), "Deleting", total=portions, console=console, disable=portions < 2):
         pass
     if uploads:

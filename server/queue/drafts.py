@@ -8,9 +8,10 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, select, update
+from sqlalchemy import ColumnElement, Connection, case, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from server.errors import Unavailable
 from server.queue.job import Job
 from server.queue.named import STORED_FILE
 from server.queue.store import Store
@@ -43,9 +44,19 @@ class Drafts:
 
 
 def accept(connection: Connection, photos: Collection[str]) -> None:
-    """The row that names these photos is stored with this transaction."""
-    if photos:
-        connection.execute(delete(files).where(files.c.id.in_(photos), files.c.keep_s == DRAFT))
+    """The row that names these photos is stored with this transaction; other submits may still expect them.
+
+    Raises:
+        Unavailable: this took so long that they were swept.
+    """
+    if not photos:
+        return
+    expected = (files.c.id.in_(photos), files.c.keep_s == DRAFT)
+    found = connection.scalars(select(files.c.id).where(*expected).order_by(files.c.id).with_for_update()).all()
+    if len(found) < len(set(photos)):
+        raise Unavailable("The pictures of this request could not be kept until it was queued: send it again.")
+    connection.execute(update(files).where(*expected).values(received=files.c.received - 1))
+    connection.execute(delete(files).where(*expected, files.c.received < 1))
 
 
 def abandon(connection: Connection, where: ColumnElement[bool], body: dict[str, Any] | None = None) -> None:
@@ -62,8 +73,10 @@ def enter(connection: Connection, owner: str, sizes: Mapping[str, int], for_s: f
         return
     now = time.time()
     same = {"owner": owner, "uploaded": False, "keep_s": DRAFT, "created_at": now, "expires_at": now + for_s}
+    same["received"] = 1  # of a draft: the submits that expect it; of one that is over, none does any more
     # In one order: two submits with the same photos must not wait for each other.
     rows = [{"id": file_id, "size": size, **same} for file_id, size in sorted(sizes.items())]
     adding = UPSERT[connection.dialect.name](files).values(rows)
-    ends = {"keep_s": DRAFT, "expires_at": now + for_s}
+    expecting = case((files.c.expires_at > now, files.c.received + 1), else_=1)
+    ends = {"keep_s": DRAFT, "received": expecting, "expires_at": now + for_s}
     connection.execute(adding.on_conflict_do_update(index_elements=[files.c.id], set_=ends))

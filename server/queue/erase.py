@@ -1,20 +1,18 @@
 """Erase: requests and all that the server keeps of them, before keep_results_h would."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, select, true
 
 from server.errors import ClientCancelled
 from server.queue.job import State
-from server.queue.named import INPUT, RESULT, STORED_FILE, unnamed
+from server.queue.named import RESULT, STORED_FILE, batches
+from server.queue.removal import remove_photos
 from server.queue.rows import complete, outcome_of
 from server.queue.store import Clock, Store
 from server.queue.tables import deliveries, files, jobs, logs, outbox
-
-AT_ONCE = 500
-"""Requests per transaction, so that no submit waits long."""
 
 
 @dataclass(frozen=True)
@@ -46,27 +44,16 @@ def wanted(owner: str | None, finished_for_s: float | None) -> Iterator[ColumnEl
 
 def end(connection: Connection, clock: Clock, job_ids: Sequence[str]) -> None:
     """Cancel what is unfinished. The fence moves: a worker stops after its step, and drops what it made."""
-    open_ones = select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.state != "COMPLETED").with_for_update()
-    for job_id in connection.scalars(open_ones).all():
+    open_ones = select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.state != "COMPLETED")
+    # In one order: two erasures of the same requests must not wait for each other.
+    for job_id in connection.scalars(open_ones.order_by(jobs.c.seq).with_for_update()).all():
         complete(connection, clock, jobs.c.id == job_id, outcome_of(ClientCancelled()))
 
 
-def files_of(connection: Connection, job_ids: Sequence[str]) -> list[str]:
-    """The stored files of these requests that no other request needs: their results, and their data-URI inputs."""
+def results_of(connection: Connection, job_ids: Sequence[str]) -> list[str]:
+    """The stored files that these requests made."""
     made = select(RESULT).where(jobs.c.id.in_(job_ids), jobs.c.http_status < 400)  # an error repeats its client's words
-    results = {file_id for text in connection.scalars(made) for file_id in STORED_FILE.findall(text)}
-    return sorted(results.union(photos_of(connection, job_ids)))
-
-
-def photos_of(connection: Connection, job_ids: Sequence[str]) -> list[str]:
-    """The stored files that only these requests' inputs name, and that are no uploads: those are their owner's."""
-    texts = connection.scalars(select(INPUT).where(jobs.c.id.in_(job_ids)))
-    given = {file_id for text in texts for file_id in STORED_FILE.findall(text)}
-    # The same photo in two requests is one file: it stays as long as one of them does.
-    given = unnamed(connection, given, but=job_ids)
-    for some in batches(given):
-        given.difference_update(connection.scalars(select(files.c.id).where(files.c.id.in_(some), files.c.uploaded)))
-    return sorted(given)
+    return sorted({file_id for text in connection.scalars(made) for file_id in STORED_FILE.findall(text)})
 
 
 def forget(connection: Connection, job_ids: Sequence[str], file_ids: Sequence[str] = ()) -> None:
@@ -81,14 +68,8 @@ def forget(connection: Connection, job_ids: Sequence[str], file_ids: Sequence[st
 def erase(store: Store, job_ids: Sequence[str], delete_files: Callable[[Sequence[str]], None]) -> None:
     """The bytes first, then the rows: after a crash in between, the request is still there to be erased again."""
     with store.reading() as connection:
-        file_ids = files_of(connection, job_ids)
-    delete_files(file_ids)
+        results = results_of(connection, job_ids)
+    delete_files(results)
+    remove_photos(store, job_ids, delete_files)
     with store.writing_durably() as connection:
-        forget(connection, job_ids, file_ids)
-
-
-def batches(ids: Iterable[str]) -> Iterator[list[str]]:
-    """`ids` in portions that one statement can name."""
-    left = list(ids)
-    for start in range(0, len(left), AT_ONCE):
-        yield left[start : start + AT_ONCE]
+        forget(connection, job_ids, results)

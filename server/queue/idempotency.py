@@ -75,10 +75,13 @@ def earlier(connection: Connection, owner: str, wanted: Idempotency) -> Job | No
     return job_of(stored) if stored else None
 
 
-def take_turns(connection: Connection, owner: str, wanted: Idempotency) -> None:
-    """Until the transaction ends, nobody else submits under this key; SQLite's writers take turns anyway."""
+def take_turns(connection: Connection, owner: str) -> None:
+    """Until the transaction ends, nobody else submits as this owner; SQLite's writers take turns anyway.
+
+    So one submit sees what the one before it stored: for its idempotency key, its turn and the limits of its owner.
+    """
     if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{owner}\n{wanted.key}", 0))))
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(owner, 0))))
 
 
 class Repeats:

@@ -1,21 +1,20 @@
 """The ledger of files: whose a file is, how large, who may read it and until when. The bytes are in the file store."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from server.errors import RequestError
-from server.queue.drafts import DRAFT, UPSERT
-from server.queue.named import unnamed
+from server.queue import removal
+from server.queue.drafts import UPSERT
 from server.queue.store import Store
 from server.queue.tables import files
 
 UNFINISHED_S = 7200.0
 """How long an upload may stay unfinished: twice as long as its ticket is valid."""
-MOST_AT_ONCE = 500
 MEGABYTE = 1024 * 1024
 
 Claim = Literal["yours", "taken", "unknown"]
@@ -121,18 +120,13 @@ class Ledger:
             return list(connection.scalars(select(files.c.id).where(files.c.owner == owner)))
 
     def over(self) -> list[str]:
-        """Some of the files whose time is over: delete their bytes, and then `forget` them.
-
-        A draft that a request names by now is none any more: that entry goes, and the file stays.
-        """
+        """Some of the files whose time is over."""
         with self._store.reading() as connection:
-            found = select(files.c.id, files.c.keep_s).where(files.c.expires_at <= time.time()).limit(MOST_AT_ONCE)
-            ended = {row.id: row.keep_s for row in connection.execute(found)}
-            drafts = [file_id for file_id, keep_s in ended.items() if keep_s == DRAFT]
-            needed = set(drafts) - unnamed(connection, drafts)  # the same photo came once more, and that was accepted
-        if needed:
-            self.forget(sorted(needed))
-        return [file_id for file_id in ended if file_id not in needed]
+            return list(removal.over(connection))
+
+    def sweep(self, delete_files: Callable[[Sequence[str]], None]) -> int:
+        """See server.queue.removal.sweep."""
+        return removal.sweep(self._store, delete_files)
 
     def forget(self, file_ids: Sequence[str]) -> None:
         with self._store.writing() as connection:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, exists, insert, not_, or_, select
 
 from server.errors import ClientCancelled, RequestTimeout, RunnerDisconnected
-from server.queue.erase import forget, photos_of
+from server.queue.erase import forget
 from server.queue.job import Outcome
-from server.queue.rows import RUNNING, complete, outcome_of, too_late
+from server.queue.removal import remove_photos
+from server.queue.rows import RUNNING, complete, outcome_of, overdue, too_late
 from server.queue.store import Clock, Store
 from server.queue.tables import jobs, logs, outbox
 from server.queue.turns import requeue
@@ -22,19 +23,24 @@ RERUN = "The worker stopped; the request is queued again."
 
 def needed(store: Store, worker: str | None) -> bool:
     """Whether there is anything to rescue: a read, so that looking every second costs no write lock."""
+    # An EXISTS each, so that every one is a look into an index.
+    reasons = [*overdue(store.clock), *([held_by_worker(worker)] if worker else [])]
     with store.reading() as connection:
-        return bool(connection.scalar(select(exists().where(lost(store.clock, worker)))))
+        return bool(connection.scalar(select(or_(*(exists().where(reason) for reason in reasons)))))
 
 
-def lost(clock: Clock, worker: str | None) -> ColumnElement[bool]:
-    return or_(too_late(clock), and_(RUNNING, jobs.c.worker == worker)) if worker else too_late(clock)
+def held_by_worker(worker: str) -> ColumnElement[bool]:
+    return and_(RUNNING, jobs.c.worker == worker)
 
 
 def rescue(connection: Connection, clock: Clock, max_attempts: int, worker: str | None) -> int:
     """Requeue or finish each lost job. See Queue.rescue."""
     columns = (jobs.c.seq, jobs.c.id, jobs.c.state, jobs.c.attempt, jobs.c.spared)
     wishes = (jobs.c.cancel_requested, jobs.c.no_retry)
-    found = select(*columns, *wishes).where(lost(clock, worker)).order_by(jobs.c.seq).limit(BATCH)
+    lost, first = too_late(clock), []
+    if worker:  # what it held must not wait for a next call, which would not name it
+        lost, first = or_(lost, held_by_worker(worker)), [case((held_by_worker(worker), 0), else_=1)]
+    found = select(*columns, *wishes).where(lost).order_by(*first, jobs.c.seq).limit(BATCH)
     rows = connection.execute(found.with_for_update(skip_locked=True)).mappings().all()
     for row in rows:
         outcome = _ending(row, max_attempts)
@@ -67,11 +73,10 @@ def prune(store: Store, older_than_s: float, delete_files: Callable[[Sequence[st
     while True:
         with store.reading() as connection:
             rows = connection.execute(select(jobs.c.id, jobs.c.store_io).where(old).limit(BATCH)).all()
-            photos = photos_of(connection, [row.id for row in rows if not row.store_io])
         ids = [row.id for row in rows]
-        delete_files(photos)
+        remove_photos(store, [row.id for row in rows if not row.store_io], delete_files)
         with store.writing() as connection:
-            forget(connection, ids, photos)
+            forget(connection, ids)
         total += len(ids)
         if len(ids) < BATCH:
             give_back(store)

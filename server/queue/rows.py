@@ -57,12 +57,19 @@ def too_late(clock: Clock) -> ColumnElement[bool]:
 
     After a reboot the deadline's clock is gone: no worker survived, and for the start timeout the wall clock is left.
     """
+    return or_(*overdue(clock))
+
+
+def overdue(clock: Clock) -> tuple[ColumnElement[bool], ...]:
+    """The cases of `too_late`, each a range of the index on clock and deadline."""
     wall = bindparam(None, callable_=time.time, type_=Float(), unique=True)
     elsewhen = or_(RUNNING, jobs.c.created_at + jobs.c.start_timeout_s < wall)
-    passed = or_(
-        and_(jobs.c.clock == clock.name, jobs.c.deadline < clock.now()), and_(jobs.c.clock != clock.name, elsewhen)
+    due = jobs.c.deadline.is_not(None)
+    return (
+        and_(due, jobs.c.clock == clock.name, jobs.c.deadline < clock.now()),
+        and_(due, jobs.c.clock < clock.name, elsewhen),
+        and_(due, jobs.c.clock > clock.name, elsewhen),
     )
-    return and_(jobs.c.deadline.is_not(None), passed)
 
 
 def complete(connection: Connection, clock: Clock, where: ColumnElement[bool], outcome: Outcome) -> bool:

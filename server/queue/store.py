@@ -50,6 +50,17 @@ NETWORK_FILESYSTEMS = (
 """Their locks and shared memory do not hold between hosts, so SQLite's WAL would corrupt there."""
 
 
+FOR_EACH_CONNECTION: dict[str, Any] = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
+"""PostgreSQL: a server that vanished is given up after 25 s (libpq: seconds, the last one milliseconds)."""
+FOR_EACH_SESSION = "-c idle_in_transaction_session_timeout=15s -c lock_timeout=10s"
+"""A process that froze or vanished inside a transaction loses its locks, and nobody waits for ever for anybody's."""
+
+
 class StoreError(Exception):
     """The queue's database cannot be used; the message says why and what to do."""
 
@@ -109,6 +120,7 @@ class Store:
                     pool_timeout=BUSY_TIMEOUT_S,
                     pool_pre_ping=True,
                     hide_parameters=True,
+                    connect_args=patience(self.url),
                 )
             case other:
                 raise StoreError(f"the queue lives in sqlite or postgresql, not in {other}: change database_url")
@@ -144,6 +156,13 @@ class Store:
     def close(self) -> None:
         for engine in {self._durable, self._quick}:
             engine.dispose()
+
+
+def patience(url: URL) -> dict[str, Any]:
+    """How long a PostgreSQL connection waits for what. What the URL itself says is more important."""
+    said = url.normalized_query
+    options = " ".join((FOR_EACH_SESSION, *said.get("options", ())))  # of two the last is in force
+    return {name: value for name, value in FOR_EACH_CONNECTION.items() if name not in said} | {"options": options}
 
 
 def begin_journal(connection: sqlite3.Connection) -> None:
@@ -188,7 +207,7 @@ def _sqlite(url: URL, synchronous: str) -> Engine:
 
 
 def rolled_back(connection: Connection) -> bool:
-    """Whether SQLite ended the transaction by itself, as it does when the disk is full (sqlite.org/lang_transaction)."""
+    """Whether SQLite ended the transaction by itself, as it does when the disk is full (lang_transaction.html)."""
     driver: Any = connection.connection.dbapi_connection
     return connection.dialect.name == "sqlite" and not driver.in_transaction
 

@@ -60,12 +60,12 @@ def submit(connection: Connection, clock: Clock, places: Places, wanted: Submiss
 
     Raises:
         QueueFull, ConcurrentRequests, IdempotencyKeyReused: nothing was stored.
+        Unavailable: nor was it now, since the photos were swept meanwhile.
     """
+    take_turns(connection, wanted.owner)
     accept(connection, wanted.photos)
-    if wanted.idempotency:
-        take_turns(connection, wanted.owner, wanted.idempotency)
-        if (known := earlier(connection, wanted.owner, wanted.idempotency)) is not None:
-            return known
+    if wanted.idempotency and (known := earlier(connection, wanted.owner, wanted.idempotency)) is not None:
+        return known
     row = {name: getattr(wanted, name) for name in COLUMNS} | (wanted.idempotency.columns if wanted.idempotency else {})
     row |= {"id": str(uuid.uuid4()), "state": "IN_QUEUE", "created_at": time.time()}
     if wanted.finished is None:

@@ -101,6 +101,7 @@ Index(
 )
 Index(
     "jobs_due",
+    jobs.c.clock,
     jobs.c.deadline,
     postgresql_where=text("deadline IS NOT NULL"),
     sqlite_where=text("deadline IS NOT NULL"),
@@ -187,7 +188,7 @@ files = Table(
     Column("uploaded", Boolean, nullable=False),
     # NULL: the upload is unfinished, and expires_at is when it is given up.
     Column("size", BigInteger),
-    # Bytes of the parts of an unfinished upload.
+    # Bytes of the parts of an unfinished upload; of a draft, the submits that expect it (server/queue/drafts.py).
     Column("received", BigInteger, nullable=False, server_default="0"),
     # As its client named it; NULL: what the id's suffix says.
     Column("content_type", Text),

@@ -104,11 +104,14 @@ def attempt(action: Action[Any], connection: Connection) -> Callable[[Future[Any
     Raises:
         SQLAlchemyError: the whole transaction is lost, with what others wrote in it.
     """
+    savepoint = connection.begin_nested()
     try:
-        with connection.begin_nested():
-            return act(action, connection)
+        told = act(action, connection)
     except Exception as error:
         if rolled_back(connection):
             raise
+        savepoint.rollback()
         refusal = error
         return lambda done: done.set_exception(refusal)
+    savepoint.commit()
+    return told

@@ -13,13 +13,14 @@ from functools import partial
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.exits import EXIT_CANNOT_LOAD, meaning
+from server.exits import EXIT_CANNOT_LOAD, EXIT_CANNOT_START, meaning
 from server.metrics import SupervisorMetrics
 from server.queue.job import Condition, WorkerState
 from server.queue.queue import Queue
 from server.settings import Settings, child_environment
 from server.supervisor.child import Child
 from server.supervisor.restarts import End, Record
+from server.supervisor.vigil import Vigil
 
 GRACE_S = 15
 """Beyond drain_s, before a worker that does not leave is killed."""
@@ -47,10 +48,10 @@ class Keeper:
 
     def keep(self) -> None:
         record = Record()
-        with Child(self.stop, self.settings.drain_s + GRACE_S) as child:
+        with Child(self.stop, self.settings.drain_s + GRACE_S, self.settings.heartbeat_s) as child:
             while not self.stop.is_set():
                 run_id, began, began_at = f"{self.place.name}:{uuid.uuid4()}", time.monotonic(), time.time()
-                exit_code = child.run(partial(self.start, run_id))
+                exit_code = self.run(child, run_id)
                 if exit_code is None:
                     break
                 end = self.judged(End(exit_code, time.monotonic() - began), run_id, began_at)
@@ -59,6 +60,14 @@ class Keeper:
                     record = record.after(end)
                     self.leave_alone(record, end)
         self.forget()
+
+    def run(self, child: Child, run_id: str) -> int | None:
+        """See Child.run; a worker that cannot be started is one that ended, and is tried again as those are."""
+        try:
+            return child.run(partial(self.start, run_id), Vigil(self.queue, self.place.name).over)
+        except OSError as error:
+            log.error("the worker's process cannot be started", worker=self.place.name, error=str(error))
+            return EXIT_CANNOT_START
 
     def start(self, run_id: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "server.worker", "--supervised", "--name", self.place.name, "--id", run_id]

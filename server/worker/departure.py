@@ -16,10 +16,11 @@ class Departure:
         self.decided = threading.Event()
         self.exit_code, self.why = 0, ""
         self._at = 0.0
+        self._first = threading.Lock()
 
     def leave(self, exit_code: int = 0, why: str = "") -> None:
         """Take no more jobs, and end when those in hand are done. Only the first call counts."""
-        if not self.decided.is_set():
+        if self._first.acquire(blocking=False):  # never waits: a signal's handler may have interrupted this very line
             self.exit_code, self.why, self._at = exit_code, why, time.monotonic()
             self.decided.set()
 

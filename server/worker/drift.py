@@ -9,14 +9,21 @@ FIRST_JOBS = 8
 
 
 class Drift:
-    """For one thread. `limit`: bytes of growth that are too much."""
+    """For one thread. `limit`: bytes of growth that are too much.
+
+    An endpoint's first job begins the count anew: what its pipeline moves into pinned memory then, it keeps.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit, self._done = limit, 0
         self._base: int | None = None
+        self._used: set[str] = set()
 
-    def after(self, jobs: int) -> int:
-        """To be asked after so many jobs more: by how many bytes the process has grown too much, else 0."""
+    def after(self, jobs: int, endpoint: str) -> int:
+        """By how many bytes the process has grown too much, else 0, so many jobs of an endpoint later."""
+        if endpoint not in self._used:
+            self._used.add(endpoint)
+            self._done, self._base = 0, None
         self._done += jobs
         if self._done < FIRST_JOBS:
             return 0

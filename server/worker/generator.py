@@ -46,9 +46,12 @@ class Generator:
         return outcomes
 
     def _measure_gap(self, batch: Sequence[Assignment], now: float) -> None:
-        """How long the device had nothing to do while the oldest of these jobs was waiting in the queue or here."""
+        """How long the device had nothing to do while the oldest of these jobs was here.
+
+        Not while it was in the queue, where it may have been held back: by a pause, or by the lease of a dead worker.
+        """
         if self._idle_since and batch[0].job.created_at <= self._idle_since[1]:
-            self.metrics.gpu_gap.observe(now - self._idle_since[0])
+            self.metrics.gpu_gap.observe(now - max(self._idle_since[0], batch[0].began_at))
 
     def _climb(self, batch: Sequence[Assignment]) -> list[Outcome]:
         """The ladder: as it is; with freed memory; in halves if memory is short, one by one if something else is wrong.
@@ -79,6 +82,7 @@ class Generator:
         except OutOfMemory as error:
             return OutOfMemory(str(error))  # without the traceback, which would keep what was computed alive
         except Exception as error:
+            clear_frames(error)
             return error
 
     def _again(self, batch: Sequence[Assignment]) -> Sequence[Outcome] | Exception:
@@ -90,7 +94,6 @@ class Generator:
 
     def _apart(self, batch: Sequence[Assignment], error: Exception) -> list[Outcome]:
         """The batch in parts. A size that did not fit is not tried again by this process."""
-        traceback.clear_frames(error.__traceback__)  # their locals hold what was computed for the whole batch
         size = 1
         if isinstance(error, OutOfMemory):
             size = len(batch) // 2
@@ -102,6 +105,17 @@ class Generator:
             part, last = batch[start : start + size], outcomes[-1] if outcomes else None
             outcomes += [last] * len(part) if isinstance(last, DeviceLost) else self._climb(part)
         return outcomes
+
+
+def clear_frames(error: BaseException) -> None:
+    """Let go of what was computed until the error: an error may live longer than that should."""
+    seen, chain = set[int](), [error]
+    while chain:
+        one = chain.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            chain += [before for before in (one.__cause__, one.__context__) if before]
 
 
 def names_of(batch: Sequence[Assignment]) -> dict[str, str | list[str]]:

@@ -50,6 +50,7 @@ class Intake:
     def _start(self, assignment: Assignment) -> None:
         # A daemon: a picture that does not come must not keep a process that wants to leave.
         fetching = partial(copy_context().run, self._fetch, assignment)
+        self.lineup.fetch_begins()
         threading.Thread(target=fetching, name="fetch", daemon=True).start()
 
     def _run_alone(self, suspect: Assignment) -> None:
@@ -64,7 +65,10 @@ class Intake:
     def _fetch(self, assignment: Assignment) -> None:
         with structlog.contextvars.bound_contextvars(request_id=assignment.job.id):
             try:
-                self.stages.fetch(assignment)
+                try:
+                    self.stages.fetch(assignment)
+                finally:
+                    self.lineup.fetch_ends()
             except Exception as error:
                 self._give_up(assignment, error)
             else:

@@ -9,7 +9,7 @@ from server.worker.assignment import Assignment
 SLOW_S = 0.05
 """A picture that takes longer to fetch makes room for another job, so that it holds up none but its own."""
 MOST_SLOW = 16
-"""Jobs that may wait for slow pictures at the same time."""
+"""Jobs whose slow pictures may be fetched at the same time, with those that were cancelled meanwhile."""
 
 
 class Lineup:
@@ -29,6 +29,7 @@ class Lineup:
         self._fits: dict[Hashable, int] = {}
         self._line: list[Assignment] = []
         self._taken: list[Assignment] = []
+        self._fetches = 0
         self._changed = threading.Condition()
 
     @property
@@ -55,6 +56,17 @@ class Lineup:
         """A claimed job, whose pictures are to be fetched."""
         with self._changed:
             self._line.append(assignment)
+
+    def fetch_begins(self) -> None:
+        """A thread begins to fetch a job's pictures."""
+        with self._changed:
+            self._fetches += 1
+
+    def fetch_ends(self) -> None:
+        """It is over: only now, for it goes on when its job leaves the line, and keeps its connections."""
+        with self._changed:
+            self._fetches -= 1
+            self._changed.notify_all()
 
     def fetched(self, assignment: Assignment) -> None:
         """It has its pictures."""
@@ -104,14 +116,14 @@ class Lineup:
 
     def _room(self) -> tuple[int, float | None]:
         """How many jobs may be claimed, and after how many seconds the answer may be another one by itself."""
-        if any(one.job.attempt > 1 for one in (*self._line, *self._taken)):
+        if any(one.suspect for one in (*self._line, *self._taken)):
             return 0, None  # it may be what ended its last worker: nothing else shall be in this one's hands then
         now = time.monotonic()
         fetching = [one.began_at + SLOW_S - now for one in self._line if one.stage == "fetching"]
         fresh = [left_s for left_s in fetching if left_s > 0]
         if fresh:
             return 0, min(fresh)
-        if len(fetching) >= MOST_SLOW:
+        if self._fetches >= MOST_SLOW:
             return 0, None
         return (self._most if self._taken else 1) - (len(self._line) - len(fetching)), None
 

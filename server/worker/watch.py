@@ -39,7 +39,8 @@ class Watch:
         broken = [thread.exception() for thread in threads if thread.done() and thread.exception()]
         if broken:
             log.critical("a thread of the worker broke", exc_info=broken[0])
-            self.exit_now(EXIT_RECYCLE, self.pulse.in_hand)
+            # One that had the device may be why: it burns an attempt, so that it cannot do this for ever.
+            self.exit_now(EXIT_RECYCLE, [one for one in self.pulse.in_hand if one.stage != "taken"])
         stuck = [one for one in self.pulse.in_hand if one.stuck(self.job_timeout_s)]
         if stuck:
             log.error("no progress", request_ids=[one.job.id for one in stuck], after_s=self.job_timeout_s)

@@ -10,8 +10,8 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.endpoint import Endpoint, Picture, Pipeline
-from pipelines.errors import Cancelled, DeviceLost, LoadError, OutOfMemory, PipelineError
-from server.exits import EXIT_CANNOT_LOAD, EXIT_RECYCLE, EXIT_REFRESH
+from pipelines.errors import BadPicture, Cancelled, DeviceLost, LoadError, OutOfMemory, PipelineError
+from server.exits import EXIT_CANNOT_LOAD, EXIT_RECYCLE, EXIT_REFRESH, EXIT_TOO_LARGE, EXIT_UNFORESEEN
 from server.files import FileStore
 from server.imports import ImportStringError
 from server.metrics import WorkerMetrics
@@ -68,7 +68,7 @@ class Worker:
         self.intake = Intake(self.stages, self.lineup, self.pulse, leaving, preparing, self._claim, self._end)
         self.generator = Generator(self.pipelines, self.lineup, self.metrics)
         self.drift = Drift(round(settings.recycle_rss_gb * GB))
-        self.unforeseen = 0
+        self.unforeseen: tuple[type[Exception], ...] = ()
         self._saver, self._unsaved = self._threads("save", SAVES), threading.Semaphore(MOST_UNSAVED)
 
     def run(self) -> int:
@@ -107,13 +107,20 @@ class Worker:
         if not self._load():
             return
         self.presence.say(*self._state())
-        while batch := self.lineup.take():
-            for assignment, outcome in zip(batch, self.generator.generate(batch), strict=True):
-                self._deliver(assignment, outcome)
-            grown = self.drift.after(len(batch))
-            if grown:
-                why = f"its memory grew by {grown / GB:.2g} GB since its first jobs (recycle_rss_gb)"
-                self._be_replaced(why, EXIT_REFRESH)
+        while self._generate(self.lineup.take()):
+            continue
+
+    def _generate(self, batch: Sequence[Assignment]) -> bool:
+        """False: nothing was given. Returns before the next is taken, so that nothing computed lives until then."""
+        if not batch:
+            return False
+        for assignment, outcome in zip(batch, self.generator.generate(batch), strict=True):
+            self._deliver(assignment, outcome)
+        grown = self.drift.after(len(batch), batch[0].endpoint.id)
+        if grown:
+            why = f"its memory grew by {grown / GB:.2g} GB since its first jobs (recycle_rss_gb)"
+            self._be_replaced(why, EXIT_REFRESH)
+        return True
 
     def _load(self) -> bool:
         try:
@@ -144,7 +151,7 @@ class Worker:
             except Exception as error:
                 self._fail(assignment, error)
             else:
-                self.unforeseen = 0
+                self.unforeseen = ()
                 self.pulse.drop(assignment)
             finally:
                 self._unsaved.release()
@@ -186,15 +193,17 @@ class Worker:
             self.pulse.drop(assignment)
 
     def _draw_conclusions(self, error: Exception) -> None:
-        if not isinstance(error, PipelineError | SQLAlchemyError | OSError):  # those say nothing about this process
-            self.unforeseen += 1
+        blameless = PipelineError | SQLAlchemyError | OSError  # they say nothing about this process
+        if isinstance(error, BadPicture) or not isinstance(error, blameless):
+            self.unforeseen = *self.unforeseen, type(error)
         if isinstance(error, DeviceLost):
             self._be_replaced("the device answers no longer")
         elif isinstance(error, OutOfMemory):
             self.metrics.out_of_memory.labels("recycled").inc()
-            self._be_replaced("the device's memory did not suffice for one job alone")
-        elif self.unforeseen >= MAX_UNFORESEEN:
-            self._be_replaced(f"{self.unforeseen} unforeseen errors in a row")
+            self._be_replaced("the device's memory did not suffice for one job alone", EXIT_TOO_LARGE)
+        elif len(self.unforeseen) >= MAX_UNFORESEEN:
+            exit_code = EXIT_RECYCLE if BadPicture in self.unforeseen else EXIT_UNFORESEEN
+            self._be_replaced(f"{len(self.unforeseen)} unforeseen errors in a row", exit_code)
 
     def _be_replaced(self, why: str, exit_code: int = EXIT_RECYCLE) -> None:
         log.warning("the worker is replaced", why=why)

@@ -1,8 +1,10 @@
 """Backups as docs/operations.md tells to make them, of servers at work; and what an older version has left."""
 
 import json
-import shutil
+import os
+import re
 import sqlite3
+import subprocess
 import tempfile
 import time
 from contextlib import closing
@@ -21,7 +23,7 @@ from server.queue.store import Store
 from tests.app import running_app
 from tests.conftest import PUBLISHED
 from tests.pipelines.catalog import BLUE_SQUARE
-from tests.server_process import ServerProcess
+from tests.server_process import ROOT, ServerProcess
 from tests.wire import Wire
 
 PULID = "fal-ai/pulid"
@@ -39,15 +41,15 @@ def test_a_backup_made_while_serving_is_restored_into_a_new_folder(wire: Wire, p
         wire.submit(PULID, {"prompt": "x", "reference_images": [{"image_url": photo}]}) for photo in two_photos(wire)
     ]
     results = [wire.finish(request) for request in done]
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    assert back_up(painting_server.data_dir, backup, tmp_path) == 0  # last night's
     pictures = [wire.follow(result.json["images"][0]["url"]).body for result in results]
     gate.occupy()
     waiting = gate.submit()
 
-    backup = tmp_path / "backup"
-    backup.mkdir()
-    with closing(sqlite3.connect(painting_server.data_dir / "queue.db")) as database:
-        database.execute("VACUUM INTO ?", (str(backup / "queue.db"),))
-    shutil.copytree(painting_server.data_dir / "files", backup / "files")
+    (backup / "queue.db.new").write_text("of a night when the power failed")
+    assert back_up(painting_server.data_dir, backup, tmp_path) == 0
     gate.open()
 
     with ServerProcess(backup, catalog=PUBLISHED, outbound="127.0.0.0/8") as restored:
@@ -57,6 +59,35 @@ def test_a_backup_made_while_serving_is_restored_into_a_new_folder(wire: Wire, p
         assert restored.wire.finish(waiting).status == 200
         with closing(Queue(f"sqlite:///{backup / 'queue.db'}", lease_s=30, max_attempts=3)) as queue:
             assert audit(queue, FileStore(f"file://{backup / 'files'}"), quiet=False) == []
+
+
+def test_a_backup_that_fails_keeps_the_one_before(tmp_path):
+    """And takes no newer files to it, which would belong to no row."""
+    data, backup = tmp_path / "data", tmp_path / "backup"
+    (data / "files").mkdir(parents=True)
+    (data / "files" / "picture").touch()
+    (data / "queue.db").write_text("damaged " * 100)
+    backup.mkdir()
+    with closing(sqlite3.connect(backup / "queue.db")) as before:
+        before.execute("CREATE TABLE last_night (id)")
+    assert back_up(data, backup, tmp_path) != 0
+    with closing(sqlite3.connect(backup / "queue.db")) as kept:
+        assert kept.execute("SELECT name FROM sqlite_master").fetchall() == [("last_night",)]
+    assert not (backup / "files").exists()
+
+
+def back_up(data_dir: Path, backup: Path, folder: Path) -> int:
+    """The exit status of what docs/operations.md tells to run on one host, run on these folders."""
+    text = (ROOT / "docs" / "operations.md").read_text()
+    command = re.search(r"^rm -f /backup/queue\.db\.new.*?files/$", text, re.MULTILINE | re.DOTALL)[0]
+    command = command.replace("/backup/", f"{backup}/").replace("data/", f"{data_dir}/")
+    programs = folder / "bin"
+    programs.mkdir(exist_ok=True)
+    rsync = programs / "rsync"  # which not every machine has
+    rsync.write_text('#!/bin/sh\nshift 2\nrm -rf "$2" && cp -a "$1" "$2"\n')
+    rsync.chmod(0o755)
+    path = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    return subprocess.run(["bash", "-c", command], env={**os.environ, **path}, check=False, stderr=-1).returncode
 
 
 def two_photos(wire: Wire) -> list[str]:

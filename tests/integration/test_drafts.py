@@ -1,18 +1,22 @@
 """Files that are written before the row that names them: nothing of them stays when the row never comes."""
 
+import contextlib
 import os
 import signal
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from server.caretaker import sweep, take_care
+from server.errors import Unavailable
 from server.files import FileStore
+from server.queue import ledger, removal
 from server.queue.audit import audit
-from tests.jobs import claim_one, put
+from tests.jobs import A, claim_one, put
 from tests.pipelines.lingers import LINGERS
 from tests.worker_process import Site, eventually
 
@@ -174,3 +178,110 @@ def test_the_photo_of_a_request_stays_when_another_submit_of_it_never_came(queue
     assert [file_id for file_id, _, _ in files.listing()] == [PHOTO]
     assert queue.ledger.find(PHOTO) is None
     assert audit(queue, files) == []
+
+
+# The same face is submitted again while it is being deleted
+
+
+def submit_photo(queue, files, **terms):
+    """As the API does it."""
+    queue.drafts.expect("me", {PHOTO: b"a face"})
+    files.save_as(PHOTO, b"a face")
+    return queue.put(A, NAMES_PHOTO, owner="me", base_url="http://host", photos=[PHOTO], **terms)
+
+
+def swept(queue, files, delete_files):
+    """A submit that never came."""
+    queue.ledger.sweep(delete_files)
+
+
+def erased(queue, files, delete_files):
+    """A request whose client deletes it."""
+    [job] = queue.register()
+    list(queue.erase([job.id], delete_files))
+
+
+def pruned(queue, files, delete_files):
+    """A request whose client wanted nothing kept."""
+    assert queue.prune(0, delete_files) == 1
+
+
+@pytest.fixture(params=[swept, erased, pruned])
+def ends(request, queue, files, monkeypatch):
+    """How the one thing that needs a photo ends, so that the photo is to be deleted."""
+    if request.param is swept:
+        expected(queue, files, 0, monkeypatch)
+        monkeypatch.undo()
+    else:
+        submit_photo(queue, files, store_io=False)
+        queue.finish(claim_one(queue), 200, {})
+    return request.param
+
+
+def test_a_photo_that_comes_again_while_it_is_deleted_is_written_again(ends, queue, files, open_queue):
+    """The submit waits for the end of the deletion."""
+    elsewhere, submitted = open_queue(), []
+
+    def delete_meanwhile(file_ids):
+        if PHOTO in file_ids and not submitted:
+            submitted.append(pool.submit(submit_photo, elsewhere, files))
+            with contextlib.suppress(TimeoutError):
+                submitted[0].result(timeout=0.5)
+        files.delete(file_ids)
+
+    with ThreadPoolExecutor(1) as pool:
+        ends(queue, files, delete_meanwhile)
+    job = submitted[0].result()
+    assert queue.get(job.id).input == NAMES_PHOTO
+    assert files.read(PHOTO) == b"a face"
+    sweep(queue, files)
+    assert files.read(PHOTO) == b"a face"
+    assert audit(queue, files) == []
+
+
+def test_a_photo_that_a_submit_expects_again_stays(ends, queue, files):
+    """It has begun, but its row is not there yet."""
+    queue.drafts.expect("me", {PHOTO: b"a face"})
+    ends(queue, files, files.delete)
+    assert files.read(PHOTO) == b"a face"
+    queue.put(A, NAMES_PHOTO, owner="me", base_url="http://host", photos=[PHOTO])
+    assert queue.ledger.find(PHOTO) is None
+    assert audit(queue, files) == []
+
+
+def test_of_two_submits_with_one_photo_the_first_may_be_deleted_before_the_second_is_there(queue, files):
+    queue.drafts.expect("me", {PHOTO: b"a face"})
+    first = submit_photo(queue, files)
+    list(queue.erase([first.id], files.delete))
+    queue.put(A, NAMES_PHOTO, owner="me", base_url="http://host", photos=[PHOTO])
+    assert files.read(PHOTO) == b"a face"
+    assert audit(queue, files) == []
+
+
+def test_a_submit_whose_photo_was_swept_meanwhile_is_not_taken(queue, files, monkeypatch):
+    """It took longer than any submit may: its client is told to send it again."""
+    expected(queue, files, 0, monkeypatch)
+    sweep(queue, files)
+    with pytest.raises(Unavailable):
+        queue.put(A, NAMES_PHOTO, owner="me", base_url="http://host", photos=[PHOTO])
+    assert queue.counts()["IN_QUEUE"] == 0
+
+
+def test_an_upload_that_is_opened_again_while_others_are_swept_stays(queue, files, monkeypatch):
+    """Only what is over when its turn comes is deleted."""
+    first, second = ids = [f"{number:032x}_x.bin" for number in range(2)]
+    monkeypatch.setattr(ledger, "UNFINISHED_S", -1)
+    for file_id in ids:
+        queue.ledger.begin(file_id, "me", 60, None)
+        files.save_as(file_id, b"x")
+    monkeypatch.undo()
+
+    def portions(file_ids, most):
+        yield [first]
+        queue.ledger.reopen(second)
+        yield [second]
+
+    monkeypatch.setattr(removal, "batches", portions)
+    assert queue.ledger.sweep(files.delete) == 1
+    assert [file_id for file_id, _, _ in files.listing()] == [second]
+    assert queue.ledger.find(second) is not None

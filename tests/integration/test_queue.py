@@ -246,7 +246,7 @@ def test_giving_jobs_back_while_draining_burns_no_attempt(queue):
 
 
 def test_a_job_that_is_cancelled_while_its_worker_drains_is_not_run_again(queue):
-    """rows 7, 32: the wish of its client survives its worker, and its webhook is sent at once."""
+    """row 7, row 32: the wish of its client survives its worker, and its webhook is sent at once."""
     put(queue, webhook="http://w/")
     job = claim_one(queue)
     assert queue.cancel(job.id, "me") == "CANCELLATION_REQUESTED"

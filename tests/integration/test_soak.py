@@ -34,7 +34,7 @@ from tests.server_process import ROOT
 TIMES = ["--seconds", "40", "--kills-every", "2"]
 LONGEST_S = 240
 LEAST_FINISHED, LEAST_KILLS = 10, 3
-"""Without them nothing was tried; a loaded machine comes to ten times as much."""
+"""With less nothing was tried; a busy machine still does more."""
 
 
 @pytest.mark.slow

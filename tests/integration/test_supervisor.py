@@ -1,5 +1,6 @@
 """Workers are kept alive and their jobs rescued: whatever is killed, an acknowledged request gets its one result."""
 
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from server.exits import EXIT_CANNOT_START, meaning
 from server.settings import Settings
 from server.supervisor.supervisor import DeviceError, Place, places_of, supervise
 from tests.pipelines.blue_square import BLUE_SQUARE
@@ -53,6 +55,36 @@ def test_a_killed_worker_is_replaced_and_its_job_run_again_without_waiting_for_t
         eventually(lambda: site.queue.get(job.id).state == "IN_QUEUE", limit_s=1.5)
         done = site.done(job)
     assert (done.http_status, done.attempt) == (200, 2)
+
+
+def test_a_worker_that_stands_still_is_killed_and_its_job_run_again(tmp_path):
+    """Its lease gives the job away; but the GPU, and the place, would be lost as long as the process is there."""
+    site = Site(tmp_path, lease_s=1.2, heartbeat_s=0.2)
+    with supervised(site):
+        eventually(site.ready)
+        job = site.running(site.put(BLUE_SQUARE, steps=60, step_s=0.02))
+        time.sleep(0.5)  # two looks: it was seen ready
+        [worker] = workers_of(psutil.Process())
+        worker.send_signal(signal.SIGSTOP)
+        done = site.done(job)
+        assert not worker.is_running()
+    assert (done.http_status, done.attempt) == (200, 2)
+    site.queue.close()
+
+
+def test_a_worker_that_cannot_be_started_is_said_to_be_and_tried_again(site):
+    """Linux takes no environment variable of 128 KiB."""
+    with supervised(site, [Place("test:0", {"TOO_LONG": "x" * 200_000})]):
+        why = meaning(EXIT_CANNOT_START)
+        eventually(lambda: any(why in one.message and one.state == "failed" for one in site.queue.workers()))
+        eventually(lambda: restarts(site) > 1)
+
+
+def restarts(site: Site) -> float:
+    """How often a worker of the only place was started again, as it is published."""
+    families = [family for measure in site.queue.measures.every() for family in measure.samples]
+    samples = [sample for family in families for sample in family["samples"]]
+    return max((value for name, _, value in samples if name == "veraicon_worker_restarts_total"), default=0)
 
 
 def test_a_fleet_on_postgresql_survives_a_killed_worker_too(tmp_path, postgresql):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.exits import EXIT_RECYCLE
+from server.exits import EXIT_TOO_LARGE
 from tests.databases import PostgreSQL
 from tests.pipelines.blue_square import BLUE_SQUARE
 from tests.pipelines.deadly import DEADLY
@@ -167,7 +167,7 @@ def test_one_that_never_fits_fails_alone_and_the_process_is_replaced(tmp_path, n
             jobs = put(site, OUT_OF_MEMORY, note, 1, 2)
             waiting = put(site, BLUE_SQUARE, note, 3)
             site.prepared(*jobs, *waiting)
-        assert worker.ended() == EXIT_RECYCLE
+        assert worker.ended() == EXIT_TOO_LARGE
     done = [site.queue.get(job.id) for job in jobs]
     assert {(job.http_status, job.error_type) for job in done} == {(500, "runner_server_error")}
     assert all("ask for a smaller picture" in job.result["detail"] for job in done)

@@ -3,6 +3,7 @@
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -53,13 +54,29 @@ def test_slow_pictures_hold_up_nobody_but_their_own_jobs(site, silent_url):
 
         for _ in range(MOST_SLOW):
             site.put(BLUE_SQUARE, image_url=silent_url)
-        eventually(lambda: site.queue.counts()["IN_PROGRESS"] == MOST_SLOW)
-        assert site.queue.counts()["IN_QUEUE"] == 2
+        eventually(lambda: site.queue.counts()["IN_PROGRESS"] == MOST_SLOW - 1)  # the cancelled one is still fetched
+        assert site.queue.counts()["IN_QUEUE"] == 3
 
         worker.signal(signal.SIGTERM)
         assert worker.ended(15) == 0
     assert site.queue.counts()["IN_PROGRESS"] == 0
     assert site.queue.rescue(worker.id) == 0
+
+
+def test_pictures_of_cancelled_jobs_count_until_they_are_given_up(tmp_path, silent_url):
+    """Else threads and connections would grow with each submit and cancel."""
+    site = Site(tmp_path, fetch_timeout_s=6)
+    with site.worker():
+        slow = [site.put(BLUE_SQUARE, image_url=silent_url) for _ in range(MOST_SLOW)]
+        site.prepared(*slow)
+        for job in slow:
+            site.queue.cancel(job.id, "me")
+        eventually(lambda: site.queue.counts()["COMPLETED"] == MOST_SLOW)
+        later = site.put(BLUE_SQUARE)
+        time.sleep(0.5)
+        assert site.queue.get(later.id).state == "IN_QUEUE", "sixteen connections are open"
+        assert site.done(later).http_status == 200
+    site.queue.close()
 
 
 def test_a_cold_model_starts_within_its_bound_behind_a_hot_stream(tmp_path):

@@ -6,6 +6,7 @@ from tests.pipelines.blue_square import BLUE_SQUARE
 from tests.pipelines.broken import BROKEN
 from tests.pipelines.deadly import DEADLY
 from tests.pipelines.exits import EXITS
+from tests.pipelines.gives_less import GIVES_LESS
 from tests.pipelines.hangs import HANGS
 from tests.pipelines.hoards import HOARDS
 from tests.pipelines.loses_device import LOSES_DEVICE
@@ -22,6 +23,7 @@ CATALOG: tuple[Endpoint, ...] = (
     BROKEN,
     DEADLY,
     EXITS,
+    GIVES_LESS,
     HANGS,
     HOARDS,
     LOSES_DEVICE,

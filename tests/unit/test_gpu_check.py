@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,18 +16,20 @@ import torch
 
 from pipelines.errors import LoadError
 from pipelines.instantid.controls import FOLDERS
+from pipelines.sdxl.graph import Rerun, Runner
 from scripts import bench_gpu
 from scripts.gpu import models, networks, others
 from scripts.gpu.bench import ERROR, bar_of, own
 from scripts.gpu.ceilings import count_flops
-from scripts.gpu.checks import BARS, error_of
+from scripts.gpu.checks import BARS, UNLIKE, error_of, stock_checks
 from scripts.gpu.clock import Clock, Times
 from scripts.gpu.faces import face_row
 from scripts.gpu.journal import Check, Journal
 from scripts.gpu.models import check_finite
 from scripts.gpu.networks import Kit
-from scripts.gpu.resident import BOTH, weights_of
+from scripts.gpu.resident import BOTH, unrecorded, weights_of
 from scripts.gpu.rows import Row
+from scripts.replay_result import Result
 from scripts.upstream_steps import draw_lora
 from weights.store import read_shapes
 
@@ -199,3 +202,48 @@ def test_in_bfloat16_a_column_is_compared_with_upstreams_in_the_same_run(tmp_pat
     assert bar_of("bfloat16", "pulid", journal) == pytest.approx(0.025)
     assert bar_of("bfloat16", "instantid", journal) == BARS["float16"]
     assert bar_of("float16", "pulid", journal) == BARS["float16"]
+
+
+def erring(name: str, error: float, problem: str | None = None) -> Result:
+    """One request in half precision."""
+    return Result(name, error, error, problem, latents_norm=error)
+
+
+def verdicts(ours: list[Result], stocks: list[Result]) -> dict[str, bool]:
+    checks = stock_checks("goldens", "bfloat16", ours, stocks)
+    return {check.name.removeprefix("goldens "): check.ok for check in checks}
+
+
+MEDIAN, WORST, BEYOND = "over diffusers', median", "over diffusers', worst", "beyond diffusers'"
+BOTH_CAN = [erring("a", 0.05), erring("b", 0.06)]
+
+
+@pytest.mark.parametrize("broken", [erring("c", float("nan")), erring("c", 0.0, "ValueError: no"), erring("c", 0.9)])
+def test_a_request_beyond_stock_networks_must_still_be_right(broken: Result) -> None:
+    """One that breaks, or is not finite, or is not the recorded picture at all."""
+    assert verdicts([*BOTH_CAN, erring("c", UNLIKE / 2)], BOTH_CAN) == {MEDIAN: True, WORST: True, BEYOND: True}
+    assert verdicts([*BOTH_CAN, broken], BOTH_CAN) == {MEDIAN: True, WORST: True, BEYOND: False}
+    assert verdicts(BOTH_CAN, BOTH_CAN) == {MEDIAN: True, WORST: True}
+
+
+def test_a_request_that_breaks_with_us_or_with_stock_networks_was_not_compared() -> None:
+    broken = erring("b", 0.0, "ValueError: no")
+    assert not verdicts([erring("a", 0.05), broken], BOTH_CAN)[WORST]
+    assert not verdicts(BOTH_CAN, [erring("a", 0.05), broken])[WORST]
+
+
+def test_a_pipeline_without_recordings_is_told() -> None:
+    class Broken:
+        def record(self, run: Any) -> Any:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    def body(x: torch.Tensor) -> tuple[torch.Tensor]:
+        return (x + 1,)
+
+    found = []
+    for recorder in (Rerun(), Broken(), Rerun()):
+        runner = Runner(recorder)
+        for _ in range(3 if len(found) < 2 else 1):
+            runner.bind(body)(torch.zeros(2))
+        found.append(unrecorded(SimpleNamespace(runner=runner)))
+    assert found == [0, 2, 1], "recorded; refused, and so none; never asked for twice, and so none"

@@ -4,7 +4,15 @@ import signal
 
 import pytest
 
-from server.exits import EXIT_CANNOT_LOAD, EXIT_RECYCLE, EXIT_REFRESH, EXIT_STUCK, meaning
+from server.exits import (
+    EXIT_CANNOT_LOAD,
+    EXIT_RECYCLE,
+    EXIT_REFRESH,
+    EXIT_STUCK,
+    EXIT_TOO_LARGE,
+    EXIT_UNFORESEEN,
+    meaning,
+)
 from server.supervisor.restarts import BACKOFF_S, End, Record
 
 AFTER, QUARANTINE_S = 3, 600.0
@@ -35,6 +43,21 @@ def test_a_wanted_recycle_is_no_failure():
     assert pauses(End(EXIT_RECYCLE, 5), End(EXIT_REFRESH, 5), End(EXIT_RECYCLE, 5)) == [0.5, 0, 0.5]
 
 
+def test_requests_that_are_too_large_never_take_a_gpu_away():
+    assert pauses(*[End(EXIT_TOO_LARGE, 5)] * 10) == [0] * 10
+    assert pauses(End(EXIT_RECYCLE, 5), End(EXIT_RECYCLE, 5), End(EXIT_TOO_LARGE, 5), End(EXIT_RECYCLE, 5)) == [
+        *BACKOFF_S[:2],
+        0,
+        QUARANTINE_S,
+    ]
+
+
+def test_unforeseen_errors_are_one_failure_at_most():
+    """Three bad requests end a process; fifteen must not end the service."""
+    assert pauses(*[End(EXIT_UNFORESEEN, 5)] * 10) == [BACKOFF_S[0]] * 10
+    assert pauses(End(EXIT_RECYCLE, 5), End(EXIT_UNFORESEEN, 5), End(EXIT_RECYCLE, 5)) == [0.5, 0.5, 1]
+
+
 def test_one_poison_job_is_one_failure_however_often_it_is_tried():
     poison = End(-signal.SIGSEGV, 5, held=frozenset({"poison"}))
     assert pauses(*[poison] * 6) == [0.5] * 6
@@ -55,6 +78,9 @@ def test_a_long_life_begins_the_count_again_unless_the_device_ended_it():
 
 
 def test_an_exit_code_is_told_in_words():
-    assert meaning(EXIT_RECYCLE) == "exit code 75: the device was lost, or its memory did not suffice"
+    assert (
+        meaning(EXIT_RECYCLE)
+        == "exit code 75: the device was lost, or gave nonsense for pictures, or the process broke"
+    )
     assert meaning(-9) == "killed by SIGKILL"
     assert meaning(139) == "exit code 139"

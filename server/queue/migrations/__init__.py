@@ -13,6 +13,8 @@ from server.queue.store import Store, StoreError
 
 PLACE_IN_LINE = 0x7E7A1C09
 """Any constant: on PostgreSQL, the advisory lock under which one process at a time migrates."""
+LONGEST = "10min"
+"""How long it waits there for the others."""
 
 
 def create_tables(database_url: str) -> None:
@@ -40,6 +42,9 @@ def migrate(store: Store) -> None:
     config.set_main_option("path_separator", "os")
     with store.writing_durably() as connection:
         if not store.is_sqlite:
+            # Another process may be making an index of a long queue, and loading the history takes a moment, too.
+            for limit in ("lock_timeout", "idle_in_transaction_session_timeout"):
+                connection.execute(text(f"SET LOCAL {limit} = '{LONGEST}'"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:place)"), {"place": PLACE_IN_LINE})
         config.attributes["connection"] = connection
         try:

@@ -22,7 +22,7 @@ def upgrade() -> None:
     partial("jobs_alike", ["endpoint", "batch_key", "priority", "turn", "seq"], WAITING)
     op.drop_index("jobs_running", "jobs")
     partial("jobs_running", ["worker"], sa.text("state = 'IN_PROGRESS'"))
-    partial("jobs_due", ["deadline"], sa.text("deadline IS NOT NULL"))
+    partial("jobs_due", ["clock", "deadline"], sa.text("deadline IS NOT NULL"))
     op.drop_index("jobs_unfinished", "jobs")
     partial("jobs_unfinished", ["owner", "priority", "turn"], UNFINISHED)
     give_turns()
