@@ -91,8 +91,8 @@ def test_a_fleet_on_postgresql_survives_a_killed_worker_too(tmp_path, postgresql
     site = Site(tmp_path, database_url=postgresql.new_database())
     with supervised(site, TWO):
         jobs = [site.put(BLUE_SQUARE, steps=40, step_s=0.05, seed=seed) for seed in range(4)]
-        site.running(jobs[0])
-        workers_of(psutil.Process())[0].kill()
+        holder = site.running(jobs[0]).worker
+        next(worker for worker in workers_of(psutil.Process()) if holder in worker.cmdline()).kill()
         done = [site.done(job) for job in jobs]
     assert [job.result["seed"] for job in done] == [0, 1, 2, 3]
     assert max(job.attempt for job in done) == 2
