@@ -97,7 +97,7 @@ def request_figures(column: Column, clock: Clock) -> dict[str, Times]:
     figures: Mapping[str, Callable[[Request], float]] = {
         "step": lambda r: step_ms(r, clock),
         "denoise": lambda r: step_ms(r, clock) * (len(r.marks) - 2),
-        "before the loop": lambda r: clock.between(r.marks[0], r.marks[1]) - step_ms(r, clock),
+        "before the loop": lambda r: max(0.0, clock.between(r.marks[0], r.marks[1]) - step_ms(r, clock)),
         "after the loop": lambda r: clock.between(r.marks[-2], r.marks[-1]),
         "GPU time": lambda r: clock.between(r.marks[0], r.marks[-1]),
         "host per step": host_ms,

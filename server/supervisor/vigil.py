@@ -10,6 +10,7 @@ from server.queue.queue import Queue
 
 MOST_MISSED = 5
 """Looks in a row, a beat apart, that find a worker silent for longer than its lease: then it does not come back."""
+SLOW_WRITE_S = 0.5
 
 log = structlog.get_logger()
 
@@ -29,16 +30,21 @@ class Vigil:
         try:
             heard = self._heard()
             self._was_ready |= bool(heard and heard.state == "ready")
-            self._missed = 0 if heard or not self._was_ready else self._missed + 1
-            if self._missed < MOST_MISSED:
-                return False
-            self._queue.forget_worker(self._name)  # a write: where this one fails, the worker could not write either
+            silent = self._was_ready and not heard and self._takes_writes()
         except SQLAlchemyError as error:
-            self._missed = 0
             log.warning("the queue does not answer", worker=self._name, error=type(error).__name__)
+            silent = False
+        self._missed = self._missed + 1 if silent else 0
+        if self._missed < MOST_MISSED:
             return False
         log.error("the worker is silent for longer than its lease: it is killed", worker=self._name)
         return True
+
+    def _takes_writes(self) -> bool:
+        """Where a write fails, or waits for a lock, the worker could not speak either."""
+        began = time.monotonic()
+        self._queue.forget_worker(self._name)
+        return time.monotonic() - began < SLOW_WRITE_S
 
     def _heard(self) -> WorkerState | None:
         """What it said last in this run, unless it was silent since for longer than its lease."""

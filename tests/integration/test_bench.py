@@ -9,6 +9,10 @@ from tests.server_process import ROOT
 
 RUNS = {
     "bench_server": (["--quick", "--without-litserve"], ["submit", "run", "idle CPU", "NOT MEASURED: LitServe"]),
+    "bench_queue": (
+        ["--quick", "--store", "sqlite"],
+        ["floor:", "submit to claim p50", "4 workers, 8 at a time", "idle"],
+    ),
     "bench_polling": (["--quick", "--clients", "8"], ["jobs/s", "median hold 400 ms"]),
 }
 

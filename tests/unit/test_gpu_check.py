@@ -94,7 +94,9 @@ def test_every_stage_of_every_column_is_measured_and_on_the_page(found: tuple[li
             mine = {r["name"]: r for r in rows if (r["model"], r["column"]) == (model, column)}
             alone = {"VAE"} if column == "12gb" else set()  # whose networks are on the device in a request only
             assert names - alone <= mine.keys()
-            assert all(row["value"] > 0 for name, row in mine.items() if "error" not in name)
+            differences = {"before the loop", "before the loop, again"}  # on a busy machine one may come to nothing
+            measured = {name for name, row in mine.items() if row["value"] > 0 or "error" in name}
+            assert mine.keys() - differences <= measured
             assert any(name.endswith(", again") for name in mine)
             assert ("throughput at batch 2" in mine) == (column in {"eager", "graph"})
     assert [r["name"] for r in rows if r["model"] == BOTH] == ["weights"], "a peak is measured on a GPU only"
