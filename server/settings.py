@@ -150,8 +150,8 @@ class Settings(BaseSettings):
     worker_name: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-        description="How this host's workers are called in /ready and metrics, with a number; default its name. "
-        "Of several `veraicon worker` on one host each needs another.",
+        description="What this host is called in /ready and metrics, workers with a number; default its name. "
+        "Of several `veraicon api` or `worker` on one host each needs another.",
     )
 
     max_body_mb: int = Field(default=64, ge=1, description="Largest request body, data URIs included.")

@@ -15,10 +15,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from server.metrics import families, text_of
 from server.queue.census import LATENCIES_S, Figures
-from server.queue.job import Condition, WorkerState
+from server.queue.job import PRIORITIES, Condition, WorkerState
 from server.queue.queue import Queue
 
-PRIORITIES = {0: "normal", 1: "low"}
 SHARE = 50
 """A page is good for this many times as long as it took to make: scrapes cost 2 % of one core at most."""
 LONGEST_S = 15.0
@@ -88,7 +87,7 @@ def ours(figures: Figures, workers: Sequence[WorkerState], endpoints: Sequence[s
     depth = GaugeMetricFamily("veraicon_queue_depth", "Requests that wait.", labels=key)
     oldest = GaugeMetricFamily("veraicon_queue_oldest_seconds", "How long the first of them has waited.", labels=key)
     # Zero where nobody waits: an alert must tell an empty queue from one that is not counted.
-    depths = {(endpoint, priority): (0, 0.0) for endpoint in endpoints for priority in PRIORITIES}
+    depths = {(endpoint, priority): (0, 0.0) for endpoint in endpoints for priority in range(len(PRIORITIES))}
     depths |= {(one.endpoint, one.priority): (one.number, one.oldest_s) for one in figures.depths}
     for (endpoint, priority), (number, oldest_s) in depths.items():
         depth.add_metric([endpoint, PRIORITIES[priority]], number)

@@ -10,11 +10,10 @@ from server.files import FileStore
 from server.imports import opened
 from server.queue.audit import audit
 from server.queue.census import Depth
+from server.queue.job import PRIORITIES
 from server.settings import Settings, read_settings
 
 MOST_SHOWN = 50
-PRIORITIES = ("normal", "low")
-"""By the number in a job's row."""
 
 Named = Annotated[str | None, typer.Argument(metavar="[ENDPOINT]", help="Its id; without: every endpoint.")]
 
@@ -100,8 +99,8 @@ def audit_queue(
     """Check that requests, webhooks and files agree with each other; exit status 1 if not. Changes nothing."""
     settings = read_settings(data_dir=data_dir)
     files = FileStore(settings.resolved_files_url)
-    with created_queue(settings) as opened, console.status("Comparing requests, webhooks and files …"):
-        found = audit(opened, files, quiet=stopped, keep_s=settings.keep_results_h * 3600)
+    with created_queue(settings) as opened_queue, console.status("Comparing requests, webhooks and files …"):
+        found = audit(opened_queue, files, quiet=stopped, keep_s=settings.keep_results_h * 3600)
     for told in found[:MOST_SHOWN]:
         console.print(told)
     if not found:

@@ -8,12 +8,11 @@ from sqlalchemy import ColumnElement, Connection, and_, exists, func, not_, or_,
 
 from server.queue.inventory import FileStore, Stock, files_amiss
 from server.queue.queue import Queue
-from server.queue.rows import RUNNING, WAITING
+from server.queue.rows import COMPLETED, RUNNING, WAITING
 from server.queue.tables import deliveries, jobs, logs, outbox
 
 SETTLES_S = 1.0
 """A deletion removes files before rows: on a queue at work, what is wrong only once is none."""
-COMPLETED = jobs.c.state == "COMPLETED"
 TOLD = and_(jobs.c.webhook.is_not(None), jobs.c.webhook != "")
 
 RULES: tuple[tuple[ColumnElement[bool], str], ...] = (

@@ -5,20 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, case, func, literal, select
+from sqlalchemy import Connection, case, func, select
 
 from server.queue.job import State
+from server.queue.rows import COMPLETED, RUNNING, WAITING
 from server.queue.store import Store
 from server.queue.tables import jobs, outbox
 
 LATELY_S = 60.0
 """fal's own gauges tell of the last minute (docs/metrics.md)."""
 LATENCIES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
-
-# Written into the statement: with a parameter SQLite reads every row to compare its state, index or no index.
-WAITING, RUNNING, COMPLETED = (
-    jobs.c.state == literal(state, literal_execute=True) for state in ("IN_QUEUE", "IN_PROGRESS", "COMPLETED")
-)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from server.errors import ClientCancelled
 from server.queue.job import State
 from server.queue.named import RESULT, STORED_FILE, batches
 from server.queue.removal import remove_photos
-from server.queue.rows import complete, outcome_of
+from server.queue.rows import COMPLETED, UNFINISHED, complete, outcome_of
 from server.queue.store import Clock, Store
 from server.queue.tables import deliveries, files, jobs, logs, outbox
 
@@ -39,12 +39,12 @@ def register(store: Store, owner: str | None, finished_for_s: float | None, most
 def wanted(owner: str | None, finished_for_s: float | None) -> Iterator[ColumnElement[bool]]:
     yield jobs.c.owner == owner if owner is not None else true()
     if finished_for_s is not None:
-        yield and_(jobs.c.state == "COMPLETED", jobs.c.finished_at < time.time() - finished_for_s)
+        yield and_(COMPLETED, jobs.c.finished_at < time.time() - finished_for_s)
 
 
 def end(connection: Connection, clock: Clock, job_ids: Sequence[str]) -> None:
     """Cancel what is unfinished. The fence moves: a worker stops after its step, and drops what it made."""
-    open_ones = select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.state != "COMPLETED")
+    open_ones = select(jobs.c.id).where(jobs.c.id.in_(job_ids), UNFINISHED)
     # In one order: two erasures of the same requests must not wait for each other.
     for job_id in connection.scalars(open_ones.order_by(jobs.c.seq).with_for_update()).all():
         complete(connection, clock, jobs.c.id == job_id, outcome_of(ClientCancelled()))

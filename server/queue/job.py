@@ -9,6 +9,9 @@ State = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
 Scope = Literal["run", "read", "admin"]
 """What a key may do: run and upload; read status, results and logs; delete anybody's requests."""
 
+PRIORITIES = ("normal", "low")
+"""fal's words; a job's priority is the place here, and the lower one is served first."""
+
 Condition = Literal["loading", "ready", "failed", "quarantined"]
 """How a worker is; quarantined: its GPU failed so often that it is left alone for a while."""
 
@@ -25,7 +28,7 @@ class Job:
         endpoint / owner: the endpoint's id; the name of the API key that submitted it.
         input: the request's body, valid for the endpoint's Input (unless the job was put already finished).
         base_url: ``scheme://host/prefix`` of the submit, no trailing slash.
-        priority: 0 normal, 1 low.
+        priority: the place in PRIORITIES.
         store_io: False: the client wants nothing of its request kept.
         start_timeout_s: seconds after which a job that no worker has started is finished as request_timeout.
         attempt: how often it was claimed; with `worker` the fencing token.

@@ -119,11 +119,6 @@ class Ledger:
         with self._store.reading() as connection:
             return list(connection.scalars(select(files.c.id).where(files.c.owner == owner)))
 
-    def over(self) -> list[str]:
-        """Some of the files whose time is over."""
-        with self._store.reading() as connection:
-            return list(removal.over(connection))
-
     def sweep(self, delete_files: Callable[[Sequence[str]], None]) -> int:
         """See server.queue.removal.sweep."""
         return removal.sweep(self._store, delete_files)

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, get_args
+from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, select, true, update
+from sqlalchemy import Connection, and_, insert, select, true, update
 
 from server.errors import ClientCancelled
 from server.queue import erase, limits, outbox, rescue, roster, sights, turns
@@ -107,13 +107,6 @@ class Queue:
     def views(self, wanted: Mapping[str, bool]) -> dict[str, sights.View]:
         """What status polls see: job id -> whether log lines are wanted; a job that is not there is missing."""
         return sights.views(self._store, self._places, wanted)
-
-    def counts(self) -> dict[State, int]:
-        """How many jobs are in each state."""
-        by_state = select(jobs.c.state, func.count().label("number")).group_by(jobs.c.state)
-        with self._store.reading() as connection:
-            found = {row.state: row.number for row in connection.execute(by_state)}
-        return {state: found.get(state, 0) for state in get_args(State)}
 
     def logs(self, job_id: str) -> list[LogLine]:
         """The job's lines so far, oldest first."""

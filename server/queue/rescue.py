@@ -9,7 +9,7 @@ from server.errors import ClientCancelled, RequestTimeout, RunnerDisconnected
 from server.queue.erase import forget
 from server.queue.job import Outcome
 from server.queue.removal import remove_photos
-from server.queue.rows import RUNNING, complete, outcome_of, overdue, too_late
+from server.queue.rows import COMPLETED, RUNNING, complete, outcome_of, overdue, too_late
 from server.queue.store import Clock, Store
 from server.queue.tables import jobs, logs, outbox
 from server.queue.turns import requeue
@@ -68,7 +68,7 @@ def prune(store: Store, older_than_s: float, delete_files: Callable[[Sequence[st
     """Delete finished jobs in small transactions, so that no submit waits long. See Queue.prune."""
     untold = exists().where(outbox.c.job_id == jobs.c.id, outbox.c.deadline.is_not(None))
     keep_s = case((jobs.c.store_io, older_than_s), else_=min(older_than_s, DELIVERY_S))
-    old = and_(jobs.c.state == "COMPLETED", jobs.c.finished_at < time.time() - keep_s, not_(untold))
+    old = and_(COMPLETED, jobs.c.finished_at < time.time() - keep_s, not_(untold))
     total = 0
     while True:
         with store.reading() as connection:

@@ -31,6 +31,7 @@ from server.queue.tables import jobs, outbox
 # Written out, not bound: else a plan that is kept could not use the partial indexes.
 WAITING = jobs.c.state == literal_column("'IN_QUEUE'")
 RUNNING = jobs.c.state == literal_column("'IN_PROGRESS'")
+COMPLETED = jobs.c.state == literal_column("'COMPLETED'")
 UNFINISHED = jobs.c.state != literal_column("'COMPLETED'")
 ORDER = (jobs.c.priority, jobs.c.turn, jobs.c.seq)
 

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import exists, literal, select
+from sqlalchemy import exists, select
 
+from server.queue.rows import COMPLETED, RUNNING
 from server.queue.store import Store
 from server.queue.tables import jobs
 
@@ -24,12 +25,8 @@ class Runs:
 
     def deeds(self, worker: str, since: float) -> Deeds:
         """Of the run `worker` that began at `since` (unix seconds): must be asked before its jobs are given away."""
-        # States are written into the statement, so that SQLite uses the partial indexes.
-        running, completed = (
-            jobs.c.state == literal(state, literal_execute=True) for state in ("IN_PROGRESS", "COMPLETED")
-        )
-        held = select(jobs.c.id).where(running, jobs.c.worker == worker)
+        held = select(jobs.c.id).where(RUNNING, jobs.c.worker == worker)
         lately = jobs.c.finished_at >= since  # the index that keeps this from reading every finished job
-        well = exists().where(completed, lately, jobs.c.worker == worker, jobs.c.http_status == 200)
+        well = exists().where(COMPLETED, lately, jobs.c.worker == worker, jobs.c.http_status == 200)
         with self._store.reading() as connection:
             return Deeds(frozenset(connection.scalars(held)), bool(connection.scalar(select(well))))

@@ -65,69 +65,24 @@ jobs = Table(
     Column("drafts", JSON(none_as_null=True)),
     sqlite_autoincrement=True,  # a pruned job's seq is never given out again
 )
-# One small index per question, so that finished jobs weigh nothing on the hot path.
-Index(
-    "jobs_waiting",
-    jobs.c.priority,
-    jobs.c.turn,
-    jobs.c.seq,
-    postgresql_where=text("state = 'IN_QUEUE'"),
-    sqlite_where=text("state = 'IN_QUEUE'"),
-)
-Index(
-    "jobs_of_endpoint",
-    jobs.c.endpoint,
-    jobs.c.priority,
-    jobs.c.turn,
-    jobs.c.seq,
-    postgresql_where=text("state = 'IN_QUEUE'"),
-    sqlite_where=text("state = 'IN_QUEUE'"),
-)
-Index(
-    "jobs_alike",
-    jobs.c.endpoint,
-    jobs.c.batch_key,
-    jobs.c.priority,
-    jobs.c.turn,
-    jobs.c.seq,
-    postgresql_where=text("state = 'IN_QUEUE'"),
-    sqlite_where=text("state = 'IN_QUEUE'"),
-)
-Index(
-    "jobs_running",
-    jobs.c.worker,
-    postgresql_where=text("state = 'IN_PROGRESS'"),
-    sqlite_where=text("state = 'IN_PROGRESS'"),
-)
-Index(
-    "jobs_due",
-    jobs.c.clock,
-    jobs.c.deadline,
-    postgresql_where=text("deadline IS NOT NULL"),
-    sqlite_where=text("deadline IS NOT NULL"),
-)
-Index(
-    "jobs_finished",
-    jobs.c.finished_at,
-    postgresql_where=text("state = 'COMPLETED'"),
-    sqlite_where=text("state = 'COMPLETED'"),
-)
-Index(
-    "jobs_unfinished",
-    jobs.c.owner,
-    jobs.c.priority,
-    jobs.c.turn,
-    postgresql_where=text("state <> 'COMPLETED'"),
-    sqlite_where=text("state <> 'COMPLETED'"),
-)
-Index(
-    "jobs_idempotency",
-    jobs.c.owner,
-    jobs.c.idempotency_key,
-    unique=True,
-    postgresql_where=text("idempotency_key IS NOT NULL"),
-    sqlite_where=text("idempotency_key IS NOT NULL"),
-)
+
+
+def _partial(name: str, where: str, *columns: str, unique: bool = False) -> None:
+    """One small index per question, so that finished jobs weigh nothing on the hot path."""
+    condition = text(where)
+    Index(
+        name, *(jobs.c[column] for column in columns), unique=unique, postgresql_where=condition, sqlite_where=condition
+    )
+
+
+_partial("jobs_waiting", "state = 'IN_QUEUE'", "priority", "turn", "seq")
+_partial("jobs_of_endpoint", "state = 'IN_QUEUE'", "endpoint", "priority", "turn", "seq")
+_partial("jobs_alike", "state = 'IN_QUEUE'", "endpoint", "batch_key", "priority", "turn", "seq")
+_partial("jobs_running", "state = 'IN_PROGRESS'", "worker")
+_partial("jobs_due", "deadline IS NOT NULL", "clock", "deadline")
+_partial("jobs_finished", "state = 'COMPLETED'", "finished_at")
+_partial("jobs_unfinished", "state <> 'COMPLETED'", "owner", "priority", "turn")
+_partial("jobs_idempotency", "idempotency_key IS NOT NULL", "owner", "idempotency_key", unique=True)
 
 logs = Table(
     "logs",

@@ -22,10 +22,11 @@ from sqlalchemy import (
 )
 
 from server.queue.drafts import abandon
+from server.queue.job import PRIORITIES
 from server.queue.rows import ORDER, UNFINISHED, WAITING
 from server.queue.tables import jobs, pauses
 
-NORMAL, LOW = 0, 1
+NORMAL, LOW = range(len(PRIORITIES))
 AT_ONCE = 100
 """Promoted in one transaction, so that no submit waits long."""
 

@@ -9,10 +9,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.endpoint import Endpoint
 from server.metrics import WorkerMetrics
+from server.queue.job import PRIORITIES
 from server.queue.queue import Queue
 from server.worker.assignment import Assignment
-
-PRIORITIES = {0: "normal", 1: "low"}
 
 log = structlog.get_logger()
 
@@ -52,6 +51,5 @@ class Claimant:
             if job.endpoint != self._last:
                 self._last, self._since = job.endpoint, time.monotonic()
             waited_s = max(0.0, (job.started_at or job.created_at) - job.created_at)
-            priority = PRIORITIES.get(job.priority, str(job.priority))
-            self.metrics.submit_to_start.labels(job.endpoint, priority).observe(waited_s)
+            self.metrics.submit_to_start.labels(job.endpoint, PRIORITIES[job.priority]).observe(waited_s)
         return [Assignment(job, self.catalog[job.endpoint]) for job in jobs]

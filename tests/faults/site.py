@@ -207,7 +207,7 @@ class FaultSite:
         return "\n".join(told for told in audit(self.queue, self.files) if "half written" not in told)
 
     def _idle(self) -> bool:
-        counts = self.queue.counts()
+        counts = self.queue.census.take().states
         return not counts["IN_QUEUE"] + counts["IN_PROGRESS"]
 
     def __enter__(self) -> Self:

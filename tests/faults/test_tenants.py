@@ -76,14 +76,14 @@ def test_a_file_that_its_owner_keeps_to_itself_does_not_open_for_another(site):
 def test_without_a_good_key_nothing_is_queued_and_nothing_is_told(site, wrong):
     """row 83: 401 in fal's shape; the key stands neither in the answer nor in the log."""
     presented = WRONG[wrong]
-    before = sum(site.queue.counts().values())
+    before = sum(site.queue.census.take().states.values())
     headers = {} if presented is None else {"Authorization": presented}
     answer = site.server.wire.post(f"/{PULID}", site.portrait(), headers=headers)
 
     assert answer.status in ({401, 431} if wrong == "half a megabyte" else {401})
     assert answer.content_type == "application/json"
     assert isinstance(answer.json["detail"], str)
-    assert sum(site.queue.counts().values()) == before
+    assert sum(site.queue.census.take().states.values()) == before
     if presented and len(presented) > 10:
         assert presented[4:40] not in answer.body.decode() + site.server.log
 

@@ -264,7 +264,7 @@ def test_a_submit_whose_photo_was_swept_meanwhile_is_not_taken(queue, files, mon
     sweep(queue, files)
     with pytest.raises(Unavailable):
         queue.put(A, NAMES_PHOTO, owner="me", base_url="http://host", photos=[PHOTO])
-    assert queue.counts()["IN_QUEUE"] == 0
+    assert queue.census.take().states["IN_QUEUE"] == 0
 
 
 def test_an_upload_that_is_opened_again_while_others_are_swept_stays(queue, files, monkeypatch):

@@ -68,7 +68,7 @@ def test_a_body_over_the_limit_is_413_without_being_read_to_its_end(tmp_path):
             assert answer.status_code == 413
             assert answer.headers["content-type"] == "application/json"
             assert "1 MB" in answer.json()["detail"]
-        assert queue.counts() == {"IN_QUEUE": 0, "IN_PROGRESS": 0, "COMPLETED": 0}
+        assert queue.census.take().states == {"IN_QUEUE": 0, "IN_PROGRESS": 0, "COMPLETED": 0}
 
 
 def test_a_client_that_announces_a_huge_body_is_answered_at_once(wire):
@@ -157,7 +157,7 @@ def test_a_submit_that_cannot_be_stored_is_503_and_not_acknowledged(tmp_path, pu
         assert answer.status_code == 503
         assert answer.json()["error_type"] == "service_unavailable"
         assert answer.headers["retry-after"]
-        assert queue.counts()["IN_QUEUE"] == 0
+        assert queue.census.take().states["IN_QUEUE"] == 0
     [told] = [line for line in lines if line["log_level"] == "error"]
     assert told["reason"] == "attempt to write a readonly database"
     assert "exc_info" not in told

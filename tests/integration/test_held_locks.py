@@ -112,7 +112,7 @@ def test_a_repeat_at_the_same_moment_is_the_same_request(database_url, open_queu
     queue = open_queue()
     with between_two_submits(database_url, queue, idempotency=Idempotency("k", "h")) as second:
         assert second.result().seq == 1
-    assert queue.counts()["IN_QUEUE"] == 1
+    assert queue.census.take().states["IN_QUEUE"] == 1
 
 
 @contextmanager

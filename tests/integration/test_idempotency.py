@@ -102,7 +102,7 @@ def test_after_a_kill_of_everything_the_same_submit_finds_its_request(tmp_path, 
     finally:
         server.kill()
     with running_app(tmp_path) as (_, queue):
-        assert queue.counts()["IN_QUEUE"] == 1
+        assert queue.census.take().states["IN_QUEUE"] == 1
         assert audit(queue, FileStore(f"file://{tmp_path / 'files'}")) == []
 
 
@@ -114,7 +114,7 @@ def test_of_many_at_once_one_is_stored(open_queue):
 
     with ThreadPoolExecutor(12) as pool:
         ids = list(pool.map(submit, range(48)))
-    assert len(set(ids)) == queues[0].counts()["IN_QUEUE"] == 4
+    assert len(set(ids)) == queues[0].census.take().states["IN_QUEUE"] == 4
 
 
 def test_of_many_different_ones_at_once_one_is_stored_and_the_others_are_told(open_queue):
@@ -129,7 +129,7 @@ def test_of_many_different_ones_at_once_one_is_stored_and_the_others_are_told(op
     with ThreadPoolExecutor(8) as pool:
         ids = [one for one in pool.map(submit, range(16)) if one]
     assert len(ids) == 1
-    assert queues[0].counts()["IN_QUEUE"] == 1
+    assert queues[0].census.take().states["IN_QUEUE"] == 1
 
 
 def test_a_full_queue_still_knows_what_it_took(queue):

@@ -60,7 +60,7 @@ def test_a_full_queue_stores_nothing(queue):
         put(queue, max_queue=2)
     with pytest.raises(QueueFull):
         put(queue, max_queue=2)
-    assert queue.counts()["IN_QUEUE"] == 2
+    assert queue.census.take().states["IN_QUEUE"] == 2
 
 
 def test_an_invalid_request_is_stored_finished_and_never_runs(queue):

@@ -83,7 +83,7 @@ def waiting_run(server: ServerProcess, queue: Queue, body: dict) -> Future[Answe
     """A client of the synchronous run, once its request is queued; no worker is there."""
     pool = ThreadPoolExecutor(1)
     answer = pool.submit(server.wire.post, "/fal-ai/pulid", body, host=RUN, timeout_s=60)
-    eventually(lambda: queue.counts()["IN_QUEUE"] == 1)
+    eventually(lambda: queue.census.take().states["IN_QUEUE"] == 1)
     pool.shutdown(wait=False)
     return answer
 

@@ -220,7 +220,7 @@ def test_a_missing_scope_is_403_naming_it(two, scope, method, url):
     assert answer.headers["x-fal-error-type"] == "forbidden"
     assert f"`{scope}`" in answer.json()["detail"]
     assert f"--scope {scope}" in answer.json()["detail"]
-    assert two.queue.counts() == {"IN_QUEUE": 1, "IN_PROGRESS": 0, "COMPLETED": 0}
+    assert two.queue.census.take().states == {"IN_QUEUE": 1, "IN_PROGRESS": 0, "COMPLETED": 0}
 
 
 def test_two_keys_of_one_name_share_its_requests(two):
@@ -252,7 +252,7 @@ def test_a_key_that_fills_its_share_of_the_queue_is_429_and_others_are_served(tm
         assert answers[2].json()["error_type"] == "queue_full"
         assert "max_queued_per_key" in answers[2].json()["detail"]
         assert answers[2].headers["retry-after"]
-        assert queue.counts()["IN_QUEUE"] == 2
+        assert queue.census.take().states["IN_QUEUE"] == 2
         assert client.post("/queue/fal-ai/pulid", json=pulid_input, headers=ben).status_code == 200
 
 
@@ -265,5 +265,5 @@ def test_a_direct_run_beyond_the_keys_concurrency_is_429(tmp_path, pulid_input):
 
         assert refused.status_code == 429
         assert refused.json()["error_type"] == refused.headers["x-fal-error-type"] == "concurrent_requests_limit"
-        assert queue.counts()["IN_QUEUE"] == 1
+        assert queue.census.take().states["IN_QUEUE"] == 1
         assert client.post("/queue/fal-ai/pulid", json=pulid_input, headers=anna).status_code == 200

@@ -242,7 +242,7 @@ def test_a_webhook_to_this_machine_or_its_cloud_is_refused_and_nothing_is_queued
     """The fault of row 47: 422 at submit."""
     with running_app(tmp_path) as (client, queue):
         answer = client.post("/queue/fal-ai/pulid", json={}, params={"fal_webhook": url})
-        assert queue.counts() == {"IN_QUEUE": 0, "IN_PROGRESS": 0, "COMPLETED": 0}
+        assert queue.census.take().states == {"IN_QUEUE": 0, "IN_PROGRESS": 0, "COMPLETED": 0}
     assert (answer.status_code, answer.json()["error_type"]) == (422, "bad_request")
     assert "fal_webhook" in answer.json()["detail"]
 

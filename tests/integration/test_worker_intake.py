@@ -54,12 +54,14 @@ def test_slow_pictures_hold_up_nobody_but_their_own_jobs(site, silent_url):
 
         for _ in range(MOST_SLOW):
             site.put(BLUE_SQUARE, image_url=silent_url)
-        eventually(lambda: site.queue.counts()["IN_PROGRESS"] == MOST_SLOW - 1)  # the cancelled one is still fetched
-        assert site.queue.counts()["IN_QUEUE"] == 3
+        eventually(
+            lambda: site.queue.census.take().states["IN_PROGRESS"] == MOST_SLOW - 1
+        )  # the cancelled one is still fetched
+        assert site.queue.census.take().states["IN_QUEUE"] == 3
 
         worker.signal(signal.SIGTERM)
         assert worker.ended(15) == 0
-    assert site.queue.counts()["IN_PROGRESS"] == 0
+    assert site.queue.census.take().states["IN_PROGRESS"] == 0
     assert site.queue.rescue(worker.id) == 0
 
 
@@ -71,7 +73,7 @@ def test_pictures_of_cancelled_jobs_count_until_they_are_given_up(tmp_path, sile
         site.prepared(*slow)
         for job in slow:
             site.queue.cancel(job.id, "me")
-        eventually(lambda: site.queue.counts()["COMPLETED"] == MOST_SLOW)
+        eventually(lambda: site.queue.census.take().states["COMPLETED"] == MOST_SLOW)
         later = site.put(BLUE_SQUARE)
         time.sleep(0.5)
         assert site.queue.get(later.id).state == "IN_QUEUE", "sixteen connections are open"
