@@ -124,6 +124,10 @@ class Store:
                 )
             case other:
                 raise StoreError(f"the queue lives in sqlite or postgresql, not in {other}: change database_url")
+        # Made once: to make them costs as much as SQLite needs for a small write.
+        self._writing, self._writing_durably = (
+            engine.execution_options(begin="IMMEDIATE") for engine in (self._quick, self._durable)
+        )
 
     @property
     def is_sqlite(self) -> bool:
@@ -144,13 +148,13 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction whose loss in a power failure costs nothing but time (SQLite: no fsync)."""
-        with self._quick.execution_options(begin="IMMEDIATE").begin() as connection:
+        with self._writing.begin() as connection:
             yield connection
 
     @contextmanager
     def writing_durably(self) -> Iterator[Connection]:
         """A transaction that is on the disk once it returns."""
-        with self._durable.execution_options(begin="IMMEDIATE").begin() as connection:
+        with self._writing_durably.begin() as connection:
             yield connection
 
     def close(self) -> None:
