@@ -61,7 +61,6 @@ class Queue:
         self._claims = Claims(self._clock, lease_s)
 
     def close(self) -> None:
-        self._writer.close()
         self.keys.close()
         self._wakeup.close()
         self._store.close()

@@ -30,7 +30,9 @@ class Wish:
 
 
 class Writer:
-    """One thread that writes for all others. On SQLite alone: writers of one process would only wait for its lock.
+    """Whoever writes while another one does waits for its turn; the next one whose turn it is writes for all of them.
+
+    On SQLite alone: writers of one process would only wait for its lock.
 
     Args:
         after: called after each commit, before anybody is told that the write is done. Its trouble is only logged.
@@ -38,51 +40,32 @@ class Writer:
 
     def __init__(self, store: Store, after: Callable[[], None]) -> None:
         self._store, self._after = store, after
-        self._wishes = queue.SimpleQueue[Wish | None]()
-        self._lock, self._thread = threading.Lock(), None
+        self._wishes = queue.SimpleQueue[Wish]()
+        self._turn = threading.Lock()
 
     def write(self, action: Action[Written]) -> Written:
-        """What `action` returns, once that is on the disk. Raises what it raises, and then it wrote nothing."""
+        """What `action` returns, once that is on the disk. Raises what it raises, and then it wrote nothing.
+
+        The action may be run by another thread.
+        """
         wish = Wish(action, Future())
-        with self._lock:
-            self._wishes.put(wish)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
-                self._thread.start()
+        self._wishes.put(wish)
+        with self._turn:
+            while not wish.done.done():
+                self._commit([self._wishes.get() for _ in range(min(MOST, self._wishes.qsize()))])
         return wish.done.result()
-
-    def close(self) -> None:
-        """Write what is wished for, then end; a later wish begins anew, so that nobody waits for ever."""
-        with self._lock:
-            thread = self._thread
-            if thread is not None:
-                self._wishes.put(None)
-        if thread is not None:
-            thread.join()
-
-    def _run(self) -> None:
-        while True:
-            batch = [self._wishes.get()]
-            while len(batch) < MOST and not self._wishes.empty():
-                batch.append(self._wishes.get())
-            self._commit([wish for wish in batch if wish is not None])
-            if None in batch:
-                with self._lock:
-                    if self._wishes.empty():
-                        self._thread = None
-                        return
 
     def _commit(self, batch: Sequence[Wish]) -> None:
         """All or nothing on the disk; but one that fails by itself spares the others."""
-        if not batch:
-            return
         try:
             with self._store.writing_durably() as connection:
                 alone = len(batch) == 1  # then the transaction itself is all or nothing
                 outcomes = [(act if alone else attempt)(wish.action, connection) for wish in batch]
-        except Exception as error:  # nothing was stored: everybody is told so
+        except BaseException as error:  # nothing was stored: everybody is told so
             for wish in batch:
                 wish.done.set_exception(error)
+            if not isinstance(error, Exception):  # nobody may wait for ever because this thread was stopped
+                raise
             return
         try:
             self._after()

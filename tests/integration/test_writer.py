@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from server.queue.migrations import create_tables
 from server.queue.queue import Queue
 from server.queue.store import Store
-from server.queue.writer import Writer
+from server.queue.writer import MOST, Writer
 
 
 @pytest.fixture
@@ -64,7 +65,6 @@ def test_writes_that_wait_share_a_commit_and_a_failing_one_spares_the_others(sto
         with pytest.raises(KeyError, match="own making"):
             bad.result()
     assert commits == [["first"], ["first", "n0", "n1", "n2", "n3", "n4"]]
-    writer.close()
 
 
 def test_a_write_that_the_database_refuses_is_told(store):
@@ -77,7 +77,6 @@ def test_a_write_that_the_database_refuses_is_told(store):
     with pytest.raises(OperationalError):
         writer.write(into_nothing)
     assert words(store) == ["kept"]
-    writer.close()
 
 
 def test_trouble_after_the_commit_is_no_refusal_and_no_end_of_writing(store):
@@ -90,7 +89,6 @@ def test_trouble_after_the_commit_is_no_refusal_and_no_end_of_writing(store):
     writer = Writer(store, lambda: fails(words(store)))
     assert [writer.write(lambda connection, word=word: note(word, connection)) for word in "ab"] == ["a", "b"]
     assert commits == [["a"], ["a", "b"]]
-    writer.close()
 
 
 def test_a_transaction_that_sqlite_ended_by_itself_is_not_called_committed(store):
@@ -127,7 +125,7 @@ def burst(url: str) -> tuple[set[str], set[str], str]:
     with closing(sqlite3.connect(queue._store.sqlite_file)) as other, ThreadPoolExecutor(len(prompts) + 1) as pool:
         other.execute("BEGIN IMMEDIATE")
         opening = pool.submit(submit, "first")
-        while queue._writer._thread is None or queue._writer._wishes.qsize():
+        while not queue._writer._turn.locked() or queue._writer._wishes.qsize():
             continue
         asked: list[Future[str]] = [opening]
         for number, prompt in enumerate(prompts, 1):
@@ -158,9 +156,15 @@ def test_on_a_full_disk_every_acknowledged_request_is_stored_and_no_other(tmp_pa
     assert refusals == {"OperationalError"}
 
 
-def test_after_the_end_a_late_write_still_gets_its_answer(store):
-    writer = Writer(store, lambda: None)
-    for word in ("before", "after"):
-        assert writer.write(lambda connection, word=word: note(word, connection)) == word
-        writer.close()
-    assert words(store) == ["after", "before"]
+def test_more_writes_than_one_commit_holds_all_get_their_answer(store):
+    commits, expected = [], [f"n{number:03}" for number in range(3 * MOST)]
+    writer = Writer(store, lambda: commits.append(len(words(store))))
+    with closing(sqlite3.connect(store.sqlite_file)) as other, ThreadPoolExecutor(len(expected)) as pool:
+        other.execute("BEGIN IMMEDIATE")
+        asked = [pool.submit(writer.write, lambda connection, word=word: note(word, connection)) for word in expected]
+        while not writer._turn.locked() or writer._wishes.qsize() < 2 * MOST:
+            continue
+        other.execute("ROLLBACK")
+        assert [one.result() for one in asked] == expected
+    assert words(store) == expected
+    assert max(after - before for before, after in pairwise([0, *commits])) == MOST
