@@ -12,6 +12,7 @@ from server.files import FileStore
 from server.queue.queue import Queue
 
 RESCUE_EVERY_S = 1.0
+SWEEP_EVERY_S = 5.0
 PROMOTE_EVERY_S = 10.0
 PRUNE_EVERY_S = 3600.0
 OFTEN = 10
@@ -45,7 +46,7 @@ def take_care(
         low_wait_s: how long a low-priority request waits before it is made a normal one; infinite: for ever.
     """
     keep_s = keep_results_h * 3600
-    promoting = Rhythm(min(PROMOTE_EVERY_S, low_wait_s / OFTEN))
+    sweeping, promoting = Rhythm(SWEEP_EVERY_S), Rhythm(min(PROMOTE_EVERY_S, low_wait_s / OFTEN))
     pruning = Rhythm(min(PRUNE_EVERY_S, keep_s / OFTEN))
     while not stop.wait(RESCUE_EVERY_S):
         try:
@@ -53,7 +54,8 @@ def take_care(
                 log.warning("jobs rescued", count=rescued)
             if promoting.due() and (promoted := queue.promote(low_wait_s)):
                 log.info("low-priority jobs made normal", count=promoted)
-            sweep(queue, files)
+            if sweeping.due():
+                sweep(queue, files)
             if pruning.due():
                 requests = queue.prune(keep_s, files.delete)
                 log.info("pruned", requests=requests, files=files.prune(keep_s))

@@ -66,10 +66,8 @@ def contradictions(queue: Queue, files: FileStore, quiet: bool, keep_s: float) -
     """See audit."""
     store = queue._store
     stock = Stock.of(files)  # before the rows: whatever is written is known to them already
-    with store.reading() as connection:
-        if not store.is_sqlite:
-            connection.execution_options(isolation_level="REPEATABLE READ")
-        elif damage := damages(connection):
+    with store.snapshot() as connection:
+        if store.is_sqlite and (damage := damages(connection)):
             return damage
         found = [*broken_rules(connection, quiet), *webhooks_amiss(connection), *strangers(connection)]
         return found + list(files_amiss(connection, stock, quiet=quiet, keep_s=keep_s))

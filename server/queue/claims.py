@@ -79,10 +79,14 @@ def choices(heads: Sequence[Head], warm: str | None, warm_s: float) -> Iterator[
 
 
 class Claims:
-    """The statements, each composed once: that would cost more than the database needs to answer."""
+    """The statements, each composed once: that would cost more than the database needs to answer.
 
-    def __init__(self, clock: Clock, lease_s: float) -> None:
-        self._clock, self._lease_s = clock, lease_s
+    Args:
+        ringing: columns that make a claim known, returned beside the job's own.
+    """
+
+    def __init__(self, clock: Clock, lease_s: float, ringing: Sequence[ColumnElement[Any]] = ()) -> None:
+        self._clock, self._lease_s, self._ringing = clock, lease_s, ringing
         self._heads: dict[tuple[str, ...], CompoundSelect[*tuple[Any, ...]]] = {}
         self._claims: dict[tuple[bool, bool], Update] = {}
 
@@ -111,7 +115,8 @@ class Claims:
         before = zip((name.key for name in names), choice.before or (), strict=False)
         told = {"of_endpoint": choice.endpoint, "new_worker": worker, "claimed_at": time.time(), **dict(before)}
         rows = connection.execute(self._claims[kind], told | ({"mates": most - 1} if most > 1 else {}))
-        return sorted(map(job_of, rows), key=lambda job: job.seq)
+        claimed = rows.columns(*(column.key for column in JOB_COLUMNS))
+        return sorted(map(job_of, claimed), key=lambda job: job.seq)
 
     def _statement(self, together: bool, before: bool) -> Update:
         """One statement on both databases.
@@ -140,7 +145,7 @@ class Claims:
                 deadline=self._clock.now() + self._lease_s,
                 clock=self._clock.name,
             )
-            .returning(*JOB_COLUMNS)
+            .returning(*JOB_COLUMNS, *self._ringing)
         )
 
 

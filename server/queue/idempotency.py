@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Self
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Text, bindparam, func, select
 
 from server.errors import BadRequest, RequestError
 from server.queue.job import Job
@@ -75,13 +75,16 @@ def earlier(connection: Connection, owner: str, wanted: Idempotency) -> Job | No
     return job_of(stored) if stored else None
 
 
+LOCK = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("owner", type_=Text()), 0)))
+
+
 def take_turns(connection: Connection, owner: str) -> None:
     """Until the transaction ends, nobody else submits as this owner; SQLite's writers take turns anyway.
 
     So one submit sees what the one before it stored: for its idempotency key, its turn and the limits of its owner.
     """
     if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(owner, 0))))
+        connection.execute(LOCK, {"owner": owner})
 
 
 class Repeats:

@@ -1,11 +1,12 @@
 """The outbox: webhooks that are to be sent, written in the transaction that finished their job."""
 
 from collections.abc import Collection
+from functools import cache
 
-from sqlalchemy import and_, case, or_, select, update
+from sqlalchemy import Select, and_, case, or_, select, update
 
 from server.queue.job import Webhook
-from server.queue.store import Store
+from server.queue.store import Clock, Store
 from server.queue.tables import outbox
 
 FIRST_SENDING_S, LATER_SENDING_S = 20.0, 180.0
@@ -19,14 +20,13 @@ def due(store: Store, most: int, busy: Collection[str], *, first_tries: bool = F
         busy: hosts that get none now.
         first_tries: whether only those are wanted that were not sent before.
     """
-    clock = store.clock
-    ready = and_(outbox.c.deadline.is_not(None), or_(outbox.c.clock != clock.name, outbox.c.deadline <= clock.now()))
-    ready = and_(ready, outbox.c.host.not_in(busy)) if busy else ready
-    ready = and_(ready, outbox.c.tries == outbox.c.spared) if first_tries else ready
-    pick = select(outbox.c.id).where(ready).order_by(outbox.c.id).limit(most).with_for_update(skip_locked=True)
+    clock, ready = store.clock, open_now(store.clock)
+    ready = ready.where(outbox.c.host.not_in(busy)) if busy else ready
+    ready = ready.where(outbox.c.tries == outbox.c.spared) if first_tries else ready
     with store.reading() as connection:
-        if not connection.scalar(select(outbox.c.id).where(ready).limit(1)):
+        if not connection.scalar(ready):
             return []
+    pick = ready.order_by(outbox.c.id).limit(most).with_for_update(skip_locked=True)
     sending_s = case((outbox.c.tries == outbox.c.spared, FIRST_SENDING_S), else_=LATER_SENDING_S)
     take = (
         update(outbox)
@@ -37,6 +37,13 @@ def due(store: Store, most: int, busy: Collection[str], *, first_tries: bool = F
     with store.writing() as connection:
         taken = [Webhook(*row) for row in connection.execute(take)]
     return sorted(taken, key=lambda webhook: webhook.id)
+
+
+@cache
+def open_now(clock: Clock) -> Select[int]:
+    """One of those whose time has come. Asked every second, so not composed anew each time."""
+    in_time = or_(outbox.c.clock != clock.name, outbox.c.deadline <= clock.now())
+    return select(outbox.c.id).where(outbox.c.deadline.is_not(None), in_time).limit(1)
 
 
 def settle(store: Store, webhook: Webhook, retry_in_s: float | None, error: str | None) -> None:

@@ -22,7 +22,7 @@ from server.queue.places import Places
 from server.queue.rows import JOB_COLUMNS, complete, held_by, job_of, outcome_of
 from server.queue.runs import Runs
 from server.queue.store import Store
-from server.queue.submission import Submission, submit
+from server.queue.submission import INSERT, Submission, submit
 from server.queue.tables import jobs, logs
 from server.queue.vault import Vault
 from server.queue.wakeup import POLL_S, Topic, Wakeup
@@ -58,7 +58,8 @@ class Queue:
             Repeats(self._store),
         )
         self._lease_s, self._max_attempts = lease_s, max_attempts
-        self._claims = Claims(self._clock, lease_s)
+        self._claims = Claims(self._clock, lease_s, self._wakeup.columns("news"))
+        self._storing = INSERT.returning(*self._wakeup.columns("work"))
 
     def close(self) -> None:
         self.keys.close()
@@ -84,11 +85,11 @@ class Queue:
         wanted = Submission(endpoint, input, **terms)
 
         def store(connection: Connection) -> Job:
-            return submit(connection, self._clock, self._places, wanted)
+            return submit(connection, self._clock, self._places, wanted, self._storing)
 
         if self._store.is_sqlite:
             return self._writer.write(store)
-        with self._changing("work") as connection:
+        with self._store.writing_durably() as connection:
             return store(connection)
 
     def get(self, job_id: str, owner: str | None = None) -> Job | None:
@@ -145,16 +146,17 @@ class Queue:
         with self._store.reading() as connection:
             heads = self._claims.heads(connection, endpoints)
         for choice in choices(heads, warm, warm_s):
-            with self._changing("news", durable=False) as connection:
+            with self._store.stating() as connection:
                 claimed = self._claims.claim(connection, worker, choice, most)
             if claimed:
+                self._wakeup.ring("news")
                 return claimed
         return []
 
     def heartbeat(self, job: Job) -> Beat:
         """Renew the lease."""
         renewed = {"deadline": self._clock.now() + self._lease_s, "clock": self._clock.name}
-        with self._store.writing() as connection:
+        with self._store.stating() as connection:
             beat = update(jobs).where(held_by(job)).values(renewed).returning(jobs.c.cancel_requested)
             return Beat.of(connection.scalar(beat))
 
@@ -276,7 +278,6 @@ class Queue:
     def _changing(self, *topics: Topic, durable: bool = True) -> Iterator[Connection]:
         with self._store.writing_durably() if durable else self._store.writing() as connection:
             yield connection
-            for topic in topics:
-                self._wakeup.ring_with(connection, topic)
+            self._wakeup.ring_with(connection, *topics)
         for topic in topics:
             self._wakeup.ring(topic)

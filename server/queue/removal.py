@@ -28,7 +28,7 @@ def remove_photos(store: Store, job_ids: Sequence[str], delete_files: DeleteFile
 
     The same photo in two requests is one file: it stays as long as one of them does, or a submit is about to name it.
     """
-    with store.reading() as connection:
+    with store.snapshot() as connection:
         seen, texts = newest(connection), connection.scalars(select(INPUT).where(jobs.c.id.in_(job_ids)))
         given = {file_id for text in texts for file_id in STORED_FILE.findall(text)}
         photos = sorted(unnamed(connection, given, but=job_ids))
@@ -59,7 +59,7 @@ def sweep(store: Store, delete_files: DeleteFiles) -> int:
     Returns:
         how many files were deleted.
     """
-    with store.reading() as connection:
+    with store.snapshot() as connection:
         seen, ended = newest(connection), over(connection)
         drafts = {file_id for file_id, keep_s in ended.items() if keep_s == DRAFT}
         needed = drafts - unnamed(connection, drafts)

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, exists, insert, not_, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, exists, insert, not_, or_, select
 
 from server.errors import ClientCancelled, RequestTimeout, RunnerDisconnected
 from server.queue.erase import forget
@@ -23,10 +24,15 @@ RERUN = "The worker stopped; the request is queued again."
 
 def needed(store: Store, worker: str | None) -> bool:
     """Whether there is anything to rescue: a read, so that looking every second costs no write lock."""
-    # An EXISTS each, so that every one is a look into an index.
-    reasons = [*overdue(store.clock), *([held_by_worker(worker)] if worker else [])]
     with store.reading() as connection:
-        return bool(connection.scalar(select(or_(*(exists().where(reason) for reason in reasons)))))
+        return bool(connection.scalar(reasons(store.clock, worker)))
+
+
+@lru_cache(maxsize=8)
+def reasons(clock: Clock, worker: str | None) -> Select[bool]:
+    """An EXISTS each, so that every one is a look into an index. Asked every second, so not composed anew each time."""
+    all_reasons = [*overdue(clock), *([held_by_worker(worker)] if worker else [])]
+    return select(or_(*(exists().where(reason) for reason in all_reasons)))
 
 
 def held_by_worker(worker: str) -> ColumnElement[bool]:

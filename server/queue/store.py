@@ -1,6 +1,7 @@
 """Store: the database below the queue: transactions, how durable each is, and the clock that leases run by."""
 
 import os
+import select
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from sqlalchemy import (
     func,
     make_url,
 )
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError, OperationalError
 
 BUSY_TIMEOUT_S = 10
 MOST_THREADS = 48
@@ -113,20 +114,17 @@ class Store:
                 refuse_network_filesystem(self.sqlite_file.parent)
                 self._durable, self._quick = _sqlite(self.url, "FULL"), _sqlite(self.url, "NORMAL")
             case "postgresql":
-                self._durable = self._quick = create_engine(
-                    self.url,
-                    pool_size=5,
-                    max_overflow=10,
-                    pool_timeout=BUSY_TIMEOUT_S,
-                    pool_pre_ping=True,
-                    hide_parameters=True,
-                    connect_args=patience(self.url),
-                )
+                self._durable = self._quick = _postgresql(self.url)
             case other:
                 raise StoreError(f"the queue lives in sqlite or postgresql, not in {other}: change database_url")
         # Made once: to make them costs as much as SQLite needs for a small write.
         self._writing, self._writing_durably = (
             engine.execution_options(begin="IMMEDIATE") for engine in (self._quick, self._durable)
+        )
+        # PostgreSQL: a transaction for each statement, as consistent as READ COMMITTED and with two round trips less.
+        self._reading, self._snapshot = (
+            self._quick if self.is_sqlite else self._quick.execution_options(isolation_level=level)
+            for level in ("AUTOCOMMIT", "REPEATABLE READ")
         )
 
     @property
@@ -141,14 +139,26 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that only reads."""
-        with self._quick.connect() as connection:
+        """For questions alone. On PostgreSQL each of them sees what is committed when it is asked."""
+        with self._reading.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """For questions whose answers must fit together, or come in pages: what is committed meanwhile is not seen."""
+        with self._snapshot.connect() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction whose loss in a power failure costs nothing but time (SQLite: no fsync)."""
         with self._writing.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def stating(self) -> Iterator[Connection]:
+        """`writing` for one statement alone, which on PostgreSQL saves the round trips of a transaction."""
+        with (self._writing if self.is_sqlite else self._reading).begin() as connection:
             yield connection
 
     @contextmanager
@@ -160,6 +170,25 @@ class Store:
     def close(self) -> None:
         for engine in {self._durable, self._quick}:
             engine.dispose()
+
+
+def _postgresql(url: URL) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=5,
+        max_overflow=10,
+        pool_timeout=BUSY_TIMEOUT_S,
+        hide_parameters=True,
+        connect_args=patience(url),
+    )
+
+    @event.listens_for(engine, "checkout")
+    def look(connection: Any, _record: Any, _proxy: Any) -> None:
+        # A server that went away has closed the connection, which a look at the socket tells without a round trip.
+        if select.select([connection], [], [], 0)[0]:
+            raise InvalidatePoolError("the database ended the connection, and perhaps the others")
+
+    return engine
 
 
 def patience(url: URL) -> dict[str, Any]:

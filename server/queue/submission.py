@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
+from sqlalchemy.sql.dml import ReturningInsert
 
 from server.queue import limits
 from server.queue.drafts import accept
@@ -55,8 +56,13 @@ COLUMNS = [name for name in Submission.__dataclass_fields__ if name in jobs.c]
 INSERT = insert(jobs).returning(*JOB_COLUMNS)
 
 
-def submit(connection: Connection, clock: Clock, places: Places, wanted: Submission) -> Job:
+def submit(
+    connection: Connection, clock: Clock, places: Places, wanted: Submission, storing: ReturningInsert[Any] = INSERT
+) -> Job:
     """Store the request, in the caller's transaction; or find the one that its client has submitted before.
+
+    Args:
+        storing: INSERT, and columns that make the request known.
 
     Raises:
         QueueFull, ConcurrentRequests, IdempotencyKeyReused: nothing was stored.
@@ -71,10 +77,9 @@ def submit(connection: Connection, clock: Clock, places: Places, wanted: Submiss
     if wanted.finished is None:
         limits.check(connection, places, wanted.owner, wanted.max_queue, wanted.max_waiting, wanted.max_unfinished)
         row["turn"] = next_turn(connection, wanted.owner, wanted.endpoint, wanted.priority)
-    storing = INSERT
     if wanted.start_timeout_s is not None:
-        storing = INSERT.values(deadline=clock.now() + wanted.start_timeout_s, clock=clock.name)
-    stored = connection.execute(storing, row).one()
+        storing = storing.values(deadline=clock.now() + wanted.start_timeout_s, clock=clock.name)
+    stored = connection.execute(storing, row).columns(*(column.key for column in JOB_COLUMNS)).one()
     if wanted.finished is None:
         return job_of(stored)
     this = jobs.c.id == row["id"]

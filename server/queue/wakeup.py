@@ -5,10 +5,12 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from server.queue.notifications import Topic, hear_notifications
 from server.queue.store import Store
@@ -55,10 +57,14 @@ class Wakeup:
                 self._listen(topic, self._bells[topic].ring)
             return self._bells[topic]
 
-    def ring_with(self, connection: Connection, topic: Topic) -> None:
+    def ring_with(self, connection: Connection, *topics: Topic) -> None:
         """On PostgreSQL, ring when the connection's transaction commits."""
         if not self._store.is_sqlite:
-            connection.execute(select(func.pg_notify(f"veraicon_{topic}", "")))
+            connection.execute(ringing(topics))
+
+    def columns(self, *topics: Topic) -> Sequence[ColumnElement[Any]]:
+        """On PostgreSQL: what a statement returns beside other columns, to ring when it is committed."""
+        return [] if self._store.is_sqlite else notifications(topics)
 
     def ring(self, topic: Topic) -> None:
         """On SQLite, ring now; to be called after the commit, which no trouble with the bells may hide."""
@@ -86,6 +92,16 @@ class Wakeup:
         thread = threading.Thread(target=target, args=arguments, name=f"wakeup-{topic}", daemon=True)
         self._threads.append(thread)
         thread.start()
+
+
+def notifications(topics: Sequence[Topic]) -> list[ColumnElement[Any]]:
+    return [func.pg_notify(f"veraicon_{topic}", "") for topic in topics]
+
+
+@cache
+def ringing(topics: Sequence[Topic]) -> Select[*tuple[Any, ...]]:
+    """Composed once: that takes longer than the database does."""
+    return select(*notifications(topics))
 
 
 @contextlib.contextmanager

@@ -1,23 +1,28 @@
-"""The HTTP process starts while PostgreSQL is away: it says so once, waits for it, and can be stopped meanwhile."""
+"""PostgreSQL comes later than the HTTP process, or anew: that is waited for, and nobody meets an old connection."""
 
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from server.queue.migrations import create_tables
+from server.queue.queue import Queue
 from tests.conftest import PUBLISHED
 from tests.databases import PostgreSQL, running_postgresql
+from tests.jobs import put
 from tests.server_process import ROOT, environment
 from tests.wire import Wire
 from tests.worker_process import eventually
 
+THREADS = 4
 WAITING = "the database does not answer: waiting for it"
 
 
@@ -67,3 +72,30 @@ def test_the_http_process_waits_for_its_database(database, tmp_path):
             assert "Traceback" not in log.read_text()
     finally:
         database.start()
+
+
+def test_after_a_restart_of_the_database_every_first_question_is_answered(database):
+    """row 23: the connections that several threads left in the pool are all dead, and nobody is told of it."""
+    url = database.new_database()
+    create_tables(url)
+    queue = Queue(url, lease_s=30, max_attempts=3)
+    try:
+        together = threading.Barrier(THREADS)
+        at_once(lambda: hold_connection(queue, together))
+        database.crash()
+        database.start()
+        at_once(lambda: put(queue))
+    finally:
+        queue.close()
+
+
+def hold_connection(queue: Queue, together: threading.Barrier) -> None:
+    with queue._store.reading():
+        together.wait(timeout=30)
+
+
+def at_once(action: Callable[[], object]) -> None:
+    """In several threads; raises what one of them raises."""
+    with ThreadPoolExecutor(THREADS) as threads:
+        for done in [threads.submit(action) for _ in range(THREADS)]:
+            done.result()
