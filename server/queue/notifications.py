@@ -1,12 +1,13 @@
 """The wake-up on PostgreSQL: LISTEN/NOTIFY on a connection of its own."""
 
-import select
 import threading
 from collections.abc import Callable
 from typing import Literal
 
 import psycopg
 from sqlalchemy import URL
+
+from server.queue.store import readable
 
 Topic = Literal["work", "news"]
 """work: a job or a webhook may be taken. news: a job's state or log changed."""
@@ -25,6 +26,6 @@ def hear_notifications(url: URL, topic: Topic, heard: Callable[[], None], closed
                 while not closed.is_set():
                     for _ in connection.notifies(timeout=0):
                         heard()
-                    select.select([connection], [], [], LOOK_S)  # psycopg's own waiting wakes up ten times as often
+                    readable(connection, LOOK_S)  # psycopg's own waiting wakes up ten times as often
         except psycopg.OperationalError:
             closed.wait(LOOK_S)

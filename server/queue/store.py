@@ -185,10 +185,17 @@ def _postgresql(url: URL) -> Engine:
     @event.listens_for(engine, "checkout")
     def look(connection: Any, _record: Any, _proxy: Any) -> None:
         # A server that went away has closed the connection, which a look at the socket tells without a round trip.
-        if select.select([connection], [], [], 0)[0]:
+        if readable(connection):
             raise InvalidatePoolError("the database ended the connection, and perhaps the others")
 
     return engine
+
+
+def readable(connection: Any, within_s: float = 0.0) -> bool:
+    """Whether PostgreSQL has said something on this connection that nobody read, or has ended it."""
+    poll = select.poll()  # select() refuses the numbers that files have in a busy process
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(within_s * 1000))
 
 
 def patience(url: URL) -> dict[str, Any]:
