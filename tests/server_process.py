@@ -141,8 +141,13 @@ def environment(data_dir: Path, **settings: object) -> dict[str, str]:
 
 def veraicon(data_dir: Path, *words: str, **settings: object) -> subprocess.CompletedProcess[str]:
     """Run one command of the command line tool to its end."""
+    return module(data_dir, "server.cli", *words, **settings)
+
+
+def module(data_dir: Path, *words: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    """`python -m` these words, to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "server.cli", *words],
+        [sys.executable, "-m", *words],
         cwd=ROOT,
         env=environment(data_dir, **settings),
         capture_output=True,
