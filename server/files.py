@@ -7,8 +7,9 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -21,6 +22,7 @@ CHUNK, FAR_CHUNK = 256 * 1024, 4 * 1024 * 1024
 """Bytes read at a time: from a disk, and from a network, where each read is a request."""
 DEFAULT_TYPE = "application/octet-stream"
 DRAFT_S = 3600.0
+DeleteFiles = Callable[[Sequence[str]], None]
 CHECKS = "checks"
 """Where `check` writes; what a crash leaves there is pruned by its age."""
 
@@ -160,14 +162,24 @@ class FileStore:
             with contextlib.suppress(OSError):
                 (self._folder / _parts(file_id)).rmdir()
 
-    def prune(self, older_than_s: float) -> int:
+    def prune(self, older_than_s: float, remove: Callable[[Sequence[str], DeleteFiles], None]) -> int:
         """Delete files (also unfinished ones) written more than `older_than_s` ago. Returns how many.
 
         Drafts go sooner: whoever has not finished one within an hour was killed.
+
+        Args:
+            remove: gets whole files, and what deletes those of them that are still so old; it calls that while nobody
+                begins to write them again (server.queue.removal.remove_old).
         """
         old = self._objects.older_than(older_than_s)
-        self._objects.delete(old)
+        whole = {path: name for path in old if FILE_ID.fullmatch(name := path.rpartition("/")[2])}
+        remove(list(whole.values()), partial(self._delete_old, older_than_s))
+        self._objects.delete([path for path in old if path not in whole])
         return len(old) + self._prune_drafts(min(older_than_s, DRAFT_S))
+
+    def _delete_old(self, older_than_s: float, file_ids: Sequence[str]) -> None:
+        paths = [_path(file_id) for file_id in file_ids]
+        self._objects.delete([path for path in paths if self._objects.is_older(path, older_than_s)])
 
     def _prune_drafts(self, older_than_s: float) -> int:
         pruned, before = 0, time.time() - older_than_s

@@ -3,13 +3,15 @@
 import asyncio
 import base64
 import binascii
+from collections.abc import Callable, Coroutine
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import httpx2
 from PIL import Image as PILImage
 
 from pipelines.endpoint import ImageField
-from pipelines.errors import InputError
+from pipelines.errors import Cancelled, InputError
 from server.decode import content_type_of, decode
 from server.files import FileMissing, FileStore, file_id_in
 from server.outbound import Outbound, Refused, parse_url, pinned
@@ -19,6 +21,8 @@ MAX_REDIRECTS = 5
 LONGEST_URL = 2048  # fal's own limit (fal-protocol.md §4.2)
 MEGABYTE = 1024 * 1024
 REDIRECTS = (301, 302, 303, 307, 308)
+LOOK_S = 0.2
+"""How often a download looks whether it is still wanted."""
 
 
 class FileDownloadError(InputError):
@@ -33,8 +37,17 @@ class FileTooLarge(InputError):
     type = "file_too_large"
 
 
-def fetch(field: ImageField, settings: Settings, files: FileStore) -> PILImage.Image:
+def always() -> bool:
+    return True
+
+
+def fetch(
+    field: ImageField, settings: Settings, files: FileStore, wanted: Callable[[], bool] = always
+) -> PILImage.Image:
     """The picture that `field` names.
+
+    Args:
+        wanted: asked often while it is downloaded, whether anybody still needs it.
 
     Returns:
         an upright RGB image without metadata.
@@ -42,13 +55,14 @@ def fetch(field: ImageField, settings: Settings, files: FileStore) -> PILImage.I
     Raises:
         InputError: naming the field: file_download_error, file_too_large, image_load_error, image_too_large or
             unsupported_image_format.
+        Cancelled: nobody needs it any more.
     """
-    data = read(field, settings, files)
+    data = read(field, settings, files, wanted)
     return decode(field.loc, data, settings.max_image_mp * 1_000_000, formats_of(settings.image_formats))
 
 
-def read(field: ImageField, settings: Settings, files: FileStore) -> bytes:
-    """The bytes of the file that `field` names, at most max_image_mb of them. Raises InputError like `fetch`."""
+def read(field: ImageField, settings: Settings, files: FileStore, wanted: Callable[[], bool] = always) -> bytes:
+    """The bytes of the file that `field` names, at most max_image_mb of them. Raises like `fetch`."""
     limit = settings.max_image_mb * MEGABYTE
     if field.url.lstrip()[:5].lower() == "data:":
         return from_data_uri(field, limit)
@@ -61,7 +75,8 @@ def read(field: ImageField, settings: Settings, files: FileStore) -> bytes:
         except FileMissing:
             if field.url.startswith("file:"):
                 raise FileDownloadError(field.loc, "The file is no longer stored: upload it again.") from None
-    return asyncio.run(download(field, Outbound.of(settings), limit, settings.fetch_timeout_s))
+    downloading = download(field, Outbound.of(settings), limit, settings.fetch_timeout_s)
+    return asyncio.run(while_wanted(downloading, wanted))
 
 
 def decode_data_uri(field: ImageField, settings: Settings) -> tuple[bytes, str]:
@@ -87,6 +102,19 @@ def from_data_uri(field: ImageField, limit: int) -> bytes:
     if len(data) > limit:
         raise too_large(field, limit)
     return data
+
+
+async def while_wanted(downloading: Coroutine[Any, Any, bytes], wanted: Callable[[], bool]) -> bytes:
+    """What was downloaded. Raises Cancelled within LOOK_S when it is wanted no longer: its connection is closed."""
+    task = asyncio.ensure_future(downloading)
+    try:
+        while not task.done():
+            if not wanted():
+                raise Cancelled("nobody needs the picture any more")
+            await asyncio.wait([task], timeout=LOOK_S)
+        return task.result()
+    finally:
+        task.cancel()
 
 
 async def download(field: ImageField, outbound: Outbound, limit: int, timeout_s: float) -> bytes:

@@ -95,6 +95,15 @@ class Objects:
                 meta["path"] for page in obstore.list(self.store) for meta in page if meta["last_modified"] < before
             ]
 
+    def is_older(self, path: str, seconds: float) -> bool:
+        """Whether it was written longer ago. What is not there was not."""
+        before = datetime.now(UTC) - timedelta(seconds=seconds)
+        try:
+            with told():
+                return obstore.head(self.store, path)["last_modified"] < before
+        except FileMissing:
+            return False
+
     def delete(self, paths: Sequence[str]) -> None:
         """What is not there is gone already."""
         with told():

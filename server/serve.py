@@ -85,8 +85,8 @@ def serve_workers(settings: Settings, *, say: Say) -> None:
         say(f"Working on {settings.resolved_device} for {', '.join(endpoint.id for endpoint in catalog)}")
         files, residence = FileStore(settings.resolved_files_url), Residence(settings.resolved_database_url)
         with (
-            thread(take_care, queue, files, settings.keep_results_h, stop, settings.low_priority_wait_s),
-            thread(residence.keep, stop),
+            thread(caring, queue, files, settings, stop),
+            thread(residence.keep, stop, vanish),
         ):
             supervise(settings, queue, places, stop)
 
@@ -114,6 +114,15 @@ def settle(settings: Settings) -> None:
     create_tables(settings.resolved_database_url)
 
 
+def vanish() -> None:
+    """End this process and its children at once: the database is another host's, and to finish would be to write."""
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread or a child that has just ended
+            for child in (task / "children").read_text().split():
+                os.kill(int(child), signal.SIGKILL)
+    os._exit(1)
+
+
 def check_outside(settings: Settings) -> None:
     """Raise CannotServe or FilesError for settings that only later parts of the program read."""
     FileStore(settings.resolved_files_url).check()
@@ -125,14 +134,18 @@ def check_outside(settings: Settings) -> None:
         ) from None
 
 
+def caring(queue: Queue, files: FileStore, settings: Settings, stop: threading.Event) -> None:
+    take_care(queue, files, settings.keep_results_h, stop, settings.heartbeat_s, settings.low_priority_wait_s)
+
+
 @contextlib.contextmanager
 def background(settings: Settings, queue: Queue, stop: threading.Event) -> Iterator[None]:
     """What goes on beside the requests: webhooks, rescue of lost jobs, the end of old files."""
     files = FileStore(settings.resolved_files_url)
     with (
         thread(Sender(queue, settings).run, stop),
-        thread(take_care, queue, files, settings.keep_results_h, stop, settings.low_priority_wait_s),
-        thread(Residence(settings.resolved_database_url).keep, stop),
+        thread(caring, queue, files, settings, stop),
+        thread(Residence(settings.resolved_database_url).keep, stop, vanish),
         thread(keep_renewed, settings.tls_cert, tls_folder(settings), stop),
     ):
         yield

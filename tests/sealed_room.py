@@ -116,6 +116,8 @@ def main(bundle: Path, folder: Path) -> dict[str, Any]:
         time.sleep(max(0.0, ready + TELEMETRY_S - time.monotonic()))
         server.stop()
         report["exit_code"] = server.process.returncode
+    audit = ("queue", "audit", "--stopped", "--data-dir", folder / "data")
+    report["audit"] = run([folder / "venv/bin/veraicon", *audit], folder)
     report |= {"attempts": attempts() - began, "log": server.log}
     with suppress(OSError), socket.create_connection((OUTSIDE, 443), timeout=1):
         pass

@@ -28,6 +28,18 @@ class ShimmedServer(ServerProcess):
         else:
             (self.shim / "readonly").unlink()
 
+    def hang(self, hangs: bool) -> None:
+        """Whether Python's own files, such as uploads, get to the disk."""
+        if hangs:
+            (self.shim / "hangs").touch()
+        else:
+            (self.shim / "hangs").unlink()
+
+    @property
+    def hanging(self) -> int:
+        """How many files have been waiting for the disk."""
+        return len(list(self.shim.glob("hanging-*")))
+
     def set_clock(self, wrong_by_s: float) -> None:
         """Let the wall clock of every process jump."""
         draft = self.shim / "clock-draft"

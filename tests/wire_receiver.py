@@ -21,17 +21,33 @@ class Received:
 
 
 class Receiver:
-    """`url` is its address without a slash at the end; every path gets the same answer."""
+    """`url` is its address without a slash at the end; every path gets the same answer.
 
-    def __init__(self, status: int = 200, body: bytes = b"", content_type: str = "text/html") -> None:
-        self.received: list[Received] = []
-        received = self.received
+    Args:
+        status: of its answers; `status` may be changed meanwhile.
+        address: of this machine.
+        location: where a redirect leads.
+    """
+
+    def __init__(
+        self,
+        status: int = 200,
+        body: bytes = b"",
+        content_type: str = "text/html",
+        *,
+        address: str = "127.0.0.1",
+        location: str | None = None,
+    ) -> None:
+        self.status, self.received = status, list[Received]()
+        receiver, received = self, self.received
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 content = self.rfile.read(int(self.headers.get("content-length", 0)))
                 received.append(Received(self.command, self.path, self.headers, content))
-                self.send_response(status)
+                self.send_response(receiver.status)
+                if location:
+                    self.send_header("Location", location)
                 self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -42,8 +58,8 @@ class Receiver:
             def log_message(self, *_: object) -> None:
                 """Nothing: pytest's output is no place for it."""
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.server = ThreadingHTTPServer((address, 0), Handler)
+        self.url = f"http://{address}:{self.server.server_port}"
 
     def __enter__(self) -> Self:
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05})

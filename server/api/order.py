@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
@@ -18,6 +18,7 @@ from server.inputs import decode_data_uri
 from server.lifecycle import REQUEST_HEADERS, Lifecycle
 from server.queue.idempotency import Idempotency
 from server.queue.job import Job
+from server.queue.submission import Terms
 from server.settings import Settings
 from server.webhooks import check_url
 
@@ -53,44 +54,28 @@ class CheckedInput:
     batch_key: str = ""
 
 
-@dataclass(frozen=True)
-class Terms:
-    """How a request wants to be queued: fal's headers and query parameters (fal-protocol.md §2.1)."""
+def terms_of(request: Request, settings: Settings) -> Terms:
+    """What fal's headers and query parameters say (fal-protocol.md §2.1); unknown priorities and headers are tolerated.
 
-    base_url: str
-    priority: int = 0
-    webhook: str | None = None
-    start_timeout_s: float | None = None
-    store_io: bool = True
-    max_queue: int | None = None
-    max_waiting: int | None = None
-    max_unfinished: int | None = None
-    no_retry: bool = False
-    lifecycle: Lifecycle | None = None
-
-    @property
-    def limits(self) -> dict[str, int | None]:
-        """See server.queue.limits."""
-        return {"max_queue": self.max_queue, "max_waiting": self.max_waiting, "max_unfinished": self.max_unfinished}
-
-    @classmethod
-    def of(cls, request: Request, settings: Settings) -> Self:
-        """Read the terms. Unknown priorities and headers are tolerated. Raises BadRequest, WebhookRefused."""
-        headers, query = request.headers, request.query_params
-        webhook = query.get("fal_webhook") or None
-        if webhook:
-            check_url(webhook, settings)
-        return cls(
-            base_url=address_of(request).base_url,
-            priority=1 if headers.get("x-fal-queue-priority", "").lower() == "low" else 0,
-            webhook=webhook,
-            start_timeout_s=start_timeout(headers.get("x-fal-request-timeout")),
-            store_io=headers.get("x-fal-store-io", "").strip() != "0",
-            max_queue=longest_queue(query.get("fal_max_queue_length"), settings.max_queue),
-            max_waiting=settings.max_queued_per_key,
-            no_retry=headers.get("x-fal-no-retry", "").strip().lower() in YES,
-            lifecycle=Lifecycle.of(headers, REQUEST_HEADERS),
-        )
+    Raises:
+        BadRequest, WebhookRefused: what cannot be read.
+    """
+    headers, query = request.headers, request.query_params
+    webhook = query.get("fal_webhook") or None
+    if webhook:
+        check_url(webhook, settings)
+    lifecycle = Lifecycle.of(headers, REQUEST_HEADERS)
+    return Terms(
+        base_url=address_of(request).base_url,
+        priority=1 if headers.get("x-fal-queue-priority", "").lower() == "low" else 0,
+        webhook=webhook,
+        start_timeout_s=start_timeout(headers.get("x-fal-request-timeout")),
+        store_io=headers.get("x-fal-store-io", "").strip() != "0",
+        max_queue=longest_queue(query.get("fal_max_queue_length"), settings.max_queue),
+        max_waiting=settings.max_queued_per_key,
+        no_retry=headers.get("x-fal-no-retry", "").strip().lower() in YES,
+        lifecycle=asdict(lifecycle) if lifecycle else None,
+    )
 
 
 def start_timeout(text: str | None) -> float | None:

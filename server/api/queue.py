@@ -12,7 +12,7 @@ from pipelines.errors import InputError
 from server import bodies
 from server.api.hold import Observer
 from server.api.lookout import Wish
-from server.api.order import CheckedInput, NamedEndpoint, Terms, checked_input, put
+from server.api.order import CheckedInput, NamedEndpoint, checked_input, put, terms_of
 from server.api.reply import REQUEST_ID, reply, result_of
 from server.api.service import Caller, JsonBody, Reader, Service, ServiceOf, as_json, reader
 from server.api.watch import changes
@@ -115,7 +115,7 @@ def result(job: OwnJob) -> Response:
 @router.post("/{endpoint_id:path}")
 def submit(request: Request, owner: Caller, endpoint: NamedEndpoint, body: JsonBody, service: ServiceOf) -> Response:
     """Queue a request. An invalid input is accepted, too: its 422 is the result (fal-protocol.md §2.1)."""
-    terms = Terms.of(request, service.settings)
+    terms = terms_of(request, service.settings)
     idempotency = Idempotency.of(request.headers.getlist(HEADER), endpoint.id, body)
     try:
         checked = checked_input(service, endpoint, body)

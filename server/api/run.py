@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from server.api.lookout import Wish
-from server.api.order import NamedEndpoint, Terms, checked_input, put
+from server.api.order import NamedEndpoint, checked_input, put, terms_of
 from server.api.reply import reply, result_of
 from server.api.service import Caller, JsonBody, Service, ServiceOf
 from server.api.watch import changes
@@ -31,7 +31,7 @@ async def run(request: Request, owner: Caller, endpoint: NamedEndpoint, body: Js
 
     def order() -> Job:
         settings = service.settings
-        terms = replace(Terms.of(request, settings), max_unfinished=settings.max_concurrent_per_key)
+        terms = replace(terms_of(request, settings), max_unfinished=settings.max_concurrent_per_key)
         return put(service, endpoint, checked_input(service, endpoint, body), owner=owner, terms=terms)
 
     job = await run_in_threadpool(order)

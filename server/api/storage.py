@@ -3,7 +3,6 @@
 import hashlib
 import re
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from server.api.entrance import address_of
 from server.api.service import Caller, JsonBody, Service, ServiceOf, UploadBody, check_size, reader
+from server.api.upload import UploadComplete, is_stored, store_once
 from server.auth import UNKNOWN_KEY
 from server.errors import BadRequest, NotFound, RequestError, Unauthorized
 from server.files import DEFAULT_TYPE, FileMissing, new_id
@@ -27,12 +27,6 @@ MOST_PARTS = 10_000
 A_YEAR_S = 31_536_000
 
 router = APIRouter()
-
-
-class UploadComplete(RequestError):
-    """This upload is complete, and a file is never changed: ask for a new upload URL."""
-
-    http_status, error_type = 409, "upload_complete"
 
 
 class Forbidden(RequestError):
@@ -81,7 +75,7 @@ def upload(request: Request, owner: Uploader, body: UploadBody, service: Service
     """C: the whole file at once."""
     file_id = announced_id(request)
     begin(request, service, owner, file_id, announced_type(request))
-    finish(service, file_id, len(body), lambda: service.files.save_as(file_id, body))
+    store_once(service, file_id, len(body), lambda: service.files.save_as(file_id, body))
     return {"access_url": url_of(request, file_id)}
 
 
@@ -109,22 +103,6 @@ def begin(request: Request, service: Service, owner: str, file_id: str, content_
     service.queue.ledger.begin(file_id, owner, wish.kept_s(service.settings.keep_results_h * 3600), wish.acl, named)
 
 
-def finish(service: Service, file_id: str, size: int, write: Callable[[], object]) -> None:
-    """Let `write` store the bytes, once per upload. Raises NotFound, UploadComplete, QuotaExceeded."""
-    ledger = service.queue.ledger
-    match ledger.claim(file_id, size, service.settings.max_upload_total_mb):
-        case "unknown":
-            raise NotFound("Upload not found")
-        case "taken":
-            raise UploadComplete
-        case "yours":
-            try:
-                write()
-            except BaseException:
-                ledger.reopen(file_id)
-                raise
-
-
 async def may_write(file_id: str, service: ServiceOf, ticket: str = "", upload_id: str = "") -> None:
     """Raises Unauthorized without this file's ticket, from the query (A, B, E) or the path (D)."""
     if not service.tickets.admits(ticket or upload_id, file_id):
@@ -136,8 +114,12 @@ MayWrite = Annotated[None, Depends(may_write)]
 
 @router.put("/files/{file_id}")
 def put_file(file_id: str, _may: MayWrite, body: UploadBody, service: ServiceOf) -> Response:
-    """A, E: the bytes; no key, the ticket in the URL is enough."""
-    finish(service, file_id, len(body), lambda: service.files.save_as(file_id, body))
+    """A, E: the bytes; no key, the ticket in the URL is enough. The same bytes once more get the same answer."""
+    try:
+        store_once(service, file_id, len(body), lambda: service.files.save_as(file_id, body))
+    except UploadComplete:
+        if not is_stored(service, file_id, body):
+            raise
     return Response(headers={"ETag": etag_of(body)})
 
 
@@ -168,14 +150,14 @@ def complete(file_id: str, _may: MayWrite, body: JsonBody, service: ServiceOf) -
     """
     numbers = sorted({part_number(part) for part in parts_of(body)})
     entry = entry_of(service, file_id)
-    if entry.size is not None:
+    if entry.size is not None and is_stored(service, file_id):
         return {"size": entry.size}
     sizes = service.files.parts(file_id)
     if not set(numbers) <= sizes.keys():
         raise BadRequest("A part of the upload is missing; send it again.")
     size = sum(sizes[number] for number in numbers)
     check_size(size, service.settings.max_upload_mb)
-    finish(service, file_id, size, lambda: service.files.join(file_id, numbers))
+    store_once(service, file_id, size, lambda: service.files.join(file_id, numbers))
     service.files.delete_parts(file_id)
     return {"size": size}
 

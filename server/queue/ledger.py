@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
 from server.errors import RequestError
 from server.queue import removal
@@ -15,6 +15,8 @@ from server.queue.tables import files
 
 UNFINISHED_S = 7200.0
 """How long an upload may stay unfinished: twice as long as its ticket is valid."""
+WRITTEN_WITHIN_S = 30.0
+"""How long whoever completes an upload may take to write its bytes; then, if they are not there, it is gone."""
 MEGABYTE = 1024 * 1024
 
 Claim = Literal["yours", "taken", "unknown"]
@@ -69,38 +71,43 @@ class Ledger:
             # A second try after a full disk; or one that comes too late, whose file is to be swept.
             connection.execute(adding.on_conflict_do_nothing())
 
-    def claim(self, file_id: str, size: int, most_mb: int) -> Claim:
+    def claim(self, file_id: str, size: int, most_mb: int, at: float, *, missing: bool = False) -> Claim:
         """Complete an upload, once: of several at the same time one gets "yours", and writes the bytes.
 
         Args:
             most_mb: what all files of its owner may weigh together; 0: no limit.
+            at: now, in unix seconds; names this claim.
+            missing: its bytes are not there, so that whoever claimed it long ago has died.
 
         Raises:
             QuotaExceeded: 413; the upload stays unfinished.
         """
+        free = files.c.size.is_(None)
+        if missing:
+            free = or_(free, files.c.expires_at - files.c.keep_s < at - WRITTEN_WITHIN_S)
+        this = (files.c.id == file_id, files.c.expires_at > at)
+        counted = func.coalesce(files.c.size, files.c.received).label("counted")
         with self._store.writing_durably() as connection:
-            known = select(files.c.owner, files.c.size, files.c.received).where(files.c.id == file_id)
-            row = connection.execute(known).one_or_none()
+            row = connection.execute(select(files.c.owner, counted, free.label("free")).where(*this)).one_or_none()
             if row is None:
                 return "unknown"
-            if row.size is not None:
+            if not row.free:
                 return "taken"
-            check_quota(connection, row.owner, size - row.received, most_mb)
-            now = time.time()
-            mine = update(files).where(files.c.id == file_id, files.c.size.is_(None), files.c.expires_at > now)
-            taken = connection.execute(mine.values(size=size, expires_at=now + files.c.keep_s)).rowcount
-        return "yours" if taken else "taken"
+            check_quota(connection, row.owner, size - row.counted, most_mb)
+            mine = update(files).where(*this, free).values(size=size, expires_at=at + files.c.keep_s)
+            return "yours" if connection.execute(mine).rowcount else "taken"
 
     def note_received(self, file_id: str, size: int) -> None:
         """What the parts of an unfinished upload weigh now: they count against its owner's share as well."""
         with self._store.writing() as connection:
             connection.execute(update(files).where(files.c.id == file_id).values(received=size))
 
-    def reopen(self, file_id: str) -> None:
-        """The bytes of a claimed upload could not be written: its client may send them again."""
+    def reopen(self, file_id: str, at: float) -> None:
+        """The bytes of an upload that was claimed `at` could not be written: its client may send them again."""
         until = time.time() + UNFINISHED_S
+        claimed = (files.c.id == file_id, files.c.expires_at == at + files.c.keep_s)
         with self._store.writing() as connection:
-            connection.execute(update(files).where(files.c.id == file_id).values(size=None, expires_at=until))
+            connection.execute(update(files).where(*claimed).values(size=None, expires_at=until))
 
     def check_room(self, owner: str, size: int, most_mb: int) -> None:
         """Raises QuotaExceeded when `size` bytes more would exceed the owner's share; `most_mb` 0: never."""
@@ -122,6 +129,10 @@ class Ledger:
     def sweep(self, delete_files: Callable[[Sequence[str]], None]) -> int:
         """See server.queue.removal.sweep."""
         return removal.sweep(self._store, delete_files)
+
+    def remove_old(self, file_ids: Sequence[str], delete_old: Callable[[Sequence[str]], None]) -> None:
+        """See server.queue.removal.remove_old."""
+        removal.remove_old(self._store, file_ids, delete_old)
 
     def forget(self, file_ids: Sequence[str]) -> None:
         with self._store.writing() as connection:

@@ -48,6 +48,11 @@ class Places:
             self._look(connection)
             return {job.id: self._tell(job) for job in waiting}
 
+    def forget(self) -> None:
+        """What was read last may have been rolled back: a transaction sees what it is about to store."""
+        with self._lock:
+            self._keys, self._last = [], 0
+
     def _tell(self, job: Job) -> int:
         more_urgent = bisect_left(self._keys, (job.priority,))
         place = bisect_left(self._keys, (job.priority, job.turn, job.seq)) - more_urgent

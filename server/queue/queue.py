@@ -1,10 +1,12 @@
 """Queue: requests from submit to result, on SQLite or PostgreSQL. Every acknowledged request gets one result."""
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, and_, insert, select, true, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from server.errors import ClientCancelled
 from server.queue import erase, limits, outbox, rescue, roster, sights, turns
@@ -88,7 +90,11 @@ class Queue:
             return submit(connection, self._clock, self._places, wanted, self._storing)
 
         if self._store.is_sqlite:
-            return self._writer.write(store)
+            try:
+                return self._writer.write(store)
+            except SQLAlchemyError:
+                self._places.forget()
+                raise
         with self._store.writing_durably() as connection:
             return store(connection)
 
@@ -198,15 +204,19 @@ class Queue:
 
     # From the caretaker's side
 
-    def rescue(self, worker: str | None = None) -> int:
+    def rescue(self, worker: str | None = None) -> int | None:
         """Give away or finish the jobs whose lease or start timeout passed, and all of `worker`, which is known dead.
 
         Returns:
-            how many jobs were moved.
+            how many jobs were moved. None: the database was locked for a while, also for those who renew their leases,
+            so that none was judged.
         """
         if not rescue.needed(self._store, worker):
             return 0
+        began = time.monotonic()
         with self._changing("news", "work") as connection:
+            if worker is None and time.monotonic() - began > rescue.LOCKED_S:
+                return None
             return rescue.rescue(connection, self._clock, self._max_attempts, worker)
 
     def promote(self, waited_s: float) -> int:

@@ -39,6 +39,19 @@ def remove_photos(store: Store, job_ids: Sequence[str], delete_files: DeleteFile
             connection.execute(delete(files).where(files.c.id.in_(free)))
 
 
+def remove_old(store: Store, file_ids: Sequence[str], delete_old: DeleteFiles) -> None:
+    """Delete stored files because of their age, but for uploads, whose end the ledger tells.
+
+    Args:
+        delete_old: leaves those that were written again: a submit may have come and gone since they were found.
+    """
+    for some in batches(sorted(file_ids), FEW):
+        with removing(store) as connection:
+            free = held(connection, some)
+            delete_old(free)
+            connection.execute(delete(files).where(files.c.id.in_(free)))
+
+
 def held(connection: Connection, photos: Sequence[str]) -> list[str]:
     """Lock these photos in the ledger, known there or not. Returns those that are neither uploads nor live drafts."""
     now = time.time()

@@ -19,6 +19,8 @@ BATCH, PAGES = 500, 500
 """Rows, pages of 4 KiB: as much as one transaction deletes."""
 DELIVERY_S = 3600.0
 """How long a result waits for its client that asked for nothing to be kept; fal keeps it about an hour, too."""
+LOCKED_S = 0.5
+"""Whoever waited so long for its turn to write was not the only one."""
 RERUN = "The worker stopped; the request is queued again."
 
 

@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -85,14 +86,15 @@ class Residence:
                 file.write(self._stamp())
         return True
 
-    def keep(self, stop: threading.Event) -> None:
-        """Beat until `stop`; set it when another host has moved in meanwhile."""
+    def keep(self, stop: threading.Event, lost: Callable[[], None]) -> None:
+        """Beat until `stop`; call `lost` when another host has moved in meanwhile: nothing may be written any more."""
         while self._database is not None and not stop.wait(BEAT_S):
             try:
                 if not self.beat():
                     host = named(self._read() or b"", "host")
-                    log.error("another host serves this queue now, so this one stops", host=host)
-                    stop.set()
+                    log.error("another host serves this queue now, so this one ends at once", host=host)
+                    lost()
+                    return
             except OSError as error:
                 log.warning("cannot say that this host serves the queue", error=type(error).__name__)
 

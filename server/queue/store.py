@@ -58,8 +58,9 @@ FOR_EACH_CONNECTION: dict[str, Any] = {
     "tcp_user_timeout": 25_000,
 }
 """PostgreSQL: a server that vanished is given up after 25 s (libpq: seconds, the last one milliseconds)."""
-FOR_EACH_SESSION = "-c idle_in_transaction_session_timeout=15s -c lock_timeout=10s"
-"""A process that froze or vanished inside a transaction loses its locks, and nobody waits for ever for anybody's."""
+FOR_EACH_SESSION = "-c idle_in_transaction_session_timeout=15s -c lock_timeout=10s -c enable_seqscan=off"
+"""A process that froze or vanished inside a transaction loses its locks, and nobody waits for ever for anybody's.
+A plan that was made while few jobs were there is kept: it must use the indexes, too, because soon there may be many."""
 
 
 class StoreError(Exception):

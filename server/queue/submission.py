@@ -20,22 +20,15 @@ from server.queue.tables import jobs
 from server.queue.turns import next_turn
 
 
-@dataclass(frozen=True)
-class Submission:
-    """What a submit decides; the columns that are not told here are as in Job.
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """How a client wants its request to be queued; what is not told here is as in Job.
 
     Args:
-        input: valid for the endpoint's Input, unless the submission is finished already.
         store_io: False: forget the input once the job is finished, and the job soon after.
         max_queue / max_waiting / max_unfinished: see server.queue.limits.
-        idempotency: the same submit again gets the request that is there already.
-        photos: stored files that the input names, known as drafts until now.
-        finished: (http_status, body, error_type) of a request that needs no worker, such as an invalid input.
     """
 
-    endpoint: str
-    input: dict[str, Any]
-    owner: str
     base_url: str
     priority: int = 0
     webhook: str | None = None
@@ -46,6 +39,27 @@ class Submission:
     max_unfinished: int | None = None
     no_retry: bool = False
     lifecycle: dict[str, Any] | None = None
+
+    @property
+    def limits(self) -> dict[str, int | None]:
+        """See server.queue.limits."""
+        return {"max_queue": self.max_queue, "max_waiting": self.max_waiting, "max_unfinished": self.max_unfinished}
+
+
+@dataclass(frozen=True)
+class Submission(Terms):
+    """What a submit decides.
+
+    Args:
+        input: valid for the endpoint's Input, unless the submission is finished already.
+        idempotency: the same submit again gets the request that is there already.
+        photos: stored files that the input names, known as drafts until now.
+        finished: (http_status, body, error_type) of a request that needs no worker, such as an invalid input.
+    """
+
+    endpoint: str
+    input: dict[str, Any]
+    owner: str
     batch_key: str = ""
     idempotency: Idempotency | None = None
     photos: Collection[str] = ()
@@ -75,7 +89,7 @@ def submit(
     row = {name: getattr(wanted, name) for name in COLUMNS} | (wanted.idempotency.columns if wanted.idempotency else {})
     row |= {"id": str(uuid.uuid4()), "state": "IN_QUEUE", "created_at": time.time()}
     if wanted.finished is None:
-        limits.check(connection, places, wanted.owner, wanted.max_queue, wanted.max_waiting, wanted.max_unfinished)
+        limits.check(connection, places, wanted.owner, **wanted.limits)
         row["turn"] = next_turn(connection, wanted.owner, wanted.endpoint, wanted.priority)
     if wanted.start_timeout_s is not None:
         storing = storing.values(deadline=clock.now() + wanted.start_timeout_s, clock=clock.name)

@@ -81,7 +81,7 @@ _partial("jobs_alike", "state = 'IN_QUEUE'", "endpoint", "batch_key", "priority"
 _partial("jobs_running", "state = 'IN_PROGRESS'", "worker")
 _partial("jobs_due", "deadline IS NOT NULL", "clock", "deadline")
 _partial("jobs_finished", "state = 'COMPLETED'", "finished_at")
-_partial("jobs_unfinished", "state <> 'COMPLETED'", "owner", "priority", "turn")
+_partial("jobs_unfinished", "state <> 'COMPLETED'", "owner", "endpoint", "priority", "turn")
 _partial("jobs_idempotency", "idempotency_key IS NOT NULL", "owner", "idempotency_key", unique=True)
 
 logs = Table(

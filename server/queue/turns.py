@@ -7,14 +7,13 @@ own last that waits (start-time fair queuing, with requests of equal size): docs
 import time
 
 from sqlalchemy import (
+    CTE,
     ColumnElement,
     Connection,
-    FromClause,
     ScalarSelect,
     and_,
     bindparam,
     func,
-    literal,
     literal_column,
     or_,
     select,
@@ -30,29 +29,43 @@ NORMAL, LOW = range(len(PRIORITIES))
 AT_ONCE = 100
 """Promoted in one transaction, so that no submit waits long."""
 
-others = jobs.alias("others")
+others, known = jobs.alias("others"), jobs.alias("known")
 
 
-def turns_with(table: FromClause, endpoint: ColumnElement[str]) -> ColumnElement[bool]:
-    """Jobs that take turns with this endpoint's: all but those of other endpoints that an operator paused."""
-    return or_(table.c.endpoint == endpoint, table.c.endpoint.not_in(select(pauses.c.endpoint)))
+def endpoints_in_line() -> CTE:
+    """Each endpoint of which jobs wait, found by one look into an index, however many these are; and a last NULL."""
+    queued = known.c.state == literal_column("'IN_QUEUE'")
+    line = select(func.min(known.c.endpoint).label("endpoint")).where(queued).cte("line", recursive=True)
+    following = select(func.min(known.c.endpoint)).where(queued, known.c.endpoint > line.c.endpoint)
+    return line.union_all(select(following.scalar_subquery()).where(line.c.endpoint.is_not(None)))
 
 
-def lowest(endpoint: ColumnElement[str], priority: ColumnElement[int]) -> ScalarSelect[int | None]:
-    """The turn that is served now; NULL when nothing waits."""
+LINE = endpoints_in_line()
+
+
+def turns_with(endpoint: ColumnElement[str]) -> ColumnElement[bool]:
+    """Endpoints in line that take turns with this one: all but others that an operator paused."""
+    return or_(LINE.c.endpoint == endpoint, LINE.c.endpoint.not_in(select(pauses.c.endpoint)))
+
+
+def first_turn(priority: ColumnElement[int]) -> ColumnElement[int]:
+    """Of an endpoint in line."""
     waiting = and_(others.c.state == literal_column("'IN_QUEUE'"), others.c.priority == priority)
-    return (
-        select(func.min(others.c.turn)).where(waiting, turns_with(others, endpoint)).correlate(jobs).scalar_subquery()
-    )
+    of_endpoint = select(func.min(others.c.turn)).where(waiting, others.c.endpoint == LINE.c.endpoint)
+    return of_endpoint.correlate(LINE, jobs).scalar_subquery()
+
+
+def lowest(endpoint: ColumnElement[str], priority: ColumnElement[int]) -> ScalarSelect[int]:
+    """The turn that is served now; NULL when nothing waits."""
+    return select(func.min(first_turn(priority))).where(turns_with(endpoint)).correlate(jobs).scalar_subquery()
 
 
 # Built once: composing it costs more than the database needs to answer it. Running jobs have the turn -1, so that this
 # need not ask for waiting ones: PostgreSQL would take their index instead, and read all of it for a key without any.
 OWNER, ENDPOINT, PRIORITY = bindparam("owner"), bindparam("endpoint"), bindparam("priority")
-OWN_LAST = select(func.max(jobs.c.turn)).where(
-    turns_with(jobs, ENDPOINT), UNFINISHED, jobs.c.owner == OWNER, jobs.c.priority == PRIORITY
-)
-NOW_AND_OWN = select(lowest(ENDPOINT, PRIORITY), OWN_LAST.scalar_subquery())
+OWN = and_(UNFINISHED, jobs.c.owner == OWNER, jobs.c.endpoint == LINE.c.endpoint, jobs.c.priority == PRIORITY)
+LAST_TURN = select(func.max(jobs.c.turn)).where(OWN).correlate(LINE).scalar_subquery()
+NOW_AND_OWN = select(func.min(first_turn(PRIORITY)), func.max(LAST_TURN)).where(turns_with(ENDPOINT))
 
 
 def next_turn(connection: Connection, owner: str, endpoint: str, priority: int) -> int:
@@ -84,8 +97,9 @@ def requeue(connection: Connection, where: ColumnElement[bool], *, spare: bool) 
             turn=func.coalesce(lowest(jobs.c.endpoint, jobs.c.priority), 0),
             spared=jobs.c.spared + int(spare),
         )
+        .returning(jobs.c.seq)  # Python's SQLite counts no rows of a statement that begins with WITH
     )
-    return connection.execute(back).rowcount == 1
+    return connection.scalar(back) is not None
 
 
 def promote(connection: Connection, waited_s: float) -> int:
@@ -108,7 +122,7 @@ def rejoin(connection: Connection, endpoint: str) -> None:
     for priority in (NORMAL, LOW):
         waiting = and_(WAITING, jobs.c.priority == priority)
         own = and_(waiting, jobs.c.endpoint == endpoint)
-        others_only = and_(waiting, jobs.c.endpoint != endpoint, turns_with(jobs, literal(endpoint)))
+        others_only = and_(waiting, jobs.c.endpoint != endpoint, jobs.c.endpoint.not_in(select(pauses.c.endpoint)))
         first, first_of_others = (
             connection.scalar(select(func.min(jobs.c.turn)).where(those)) for those in (own, others_only)
         )

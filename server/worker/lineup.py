@@ -9,7 +9,7 @@ from server.worker.assignment import Assignment
 SLOW_S = 0.05
 """A picture that takes longer to fetch makes room for another job, so that it holds up none but its own."""
 MOST_SLOW = 16
-"""Jobs whose slow pictures may be fetched at the same time, with those that were cancelled meanwhile."""
+"""Jobs whose slow pictures may be fetched at the same time, with those that are just being given up."""
 
 
 class Lineup:

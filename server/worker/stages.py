@@ -47,14 +47,13 @@ class Stages:
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
 
     def fetch(self, assignment: Assignment) -> None:
-        """Fetch the request's pictures. Raises InputError naming the field."""
+        """Fetch the request's pictures. Raises InputError naming the field, Cancelled when its job should stop."""
         with self._stage(assignment, "fetch"):
-            job = assignment.job
-            request = assignment.endpoint.input.model_validate(job.input)
+            request = assignment.endpoint.input.model_validate(assignment.job.input)
             assignment.resume()
             assignment.say("Preparing")
             with ThreadPoolExecutor(FETCHES_AT_ONCE) as pool:
-                assignment.images = list(pool.map(lambda field: self._fetch(field, job), request.images()))
+                assignment.images = list(pool.map(lambda field: self._fetch(field, assignment), request.images()))
             assignment.rest()
 
     def prepare(self, assignment: Assignment) -> None:
@@ -77,14 +76,15 @@ class Stages:
             assignment.seconds += took_s
             self.metrics.stage_seconds.labels(assignment.endpoint.id, stage).observe(took_s)
 
-    def _fetch(self, field: ImageField, job: Job) -> PILImage.Image:
+    def _fetch(self, field: ImageField, assignment: Assignment) -> PILImage.Image:
         """A picture of the request. Raises InputError, also for a file of ours that its owner keeps for itself."""
-        file_id = file_id_in(field.url)
+        job, file_id = assignment.job, file_id_in(field.url)
         entry = self.queue.ledger.find(file_id) if file_id else None
         if entry and (entry.expires_at <= time.time() or decision_for(entry.acl, entry.owner, job.owner) != "allow"):
             raise FileDownloadError(field.loc, "The file is not stored here any more, or not for you: upload it.")
         trouble = "a picture cannot be read yet"
-        return patiently(partial(fetch, field, self.settings, self.files), FilesUnreachable, trouble, request_id=job.id)
+        fetching = partial(fetch, field, self.settings, self.files, wanted=lambda: assignment.stop is None)
+        return patiently(fetching, FilesUnreachable, trouble, request_id=job.id)
 
     def save(self, assignment: Assignment, pictures: Sequence[Picture]) -> None:
         """Files first, then the row: a crash between the two leaves files that will be swept, never a broken result."""

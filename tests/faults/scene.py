@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-Failure = Literal["crash", "device lost", "not a number", "hang", "none"]
-"""What befalls one run: SIGSEGV, a sticky CUDA error, NaN latents, a step without end, nothing."""
+Failure = Literal["crash", "device lost", "out of memory", "bug", "not a number", "hang", "hoard", "none"]
+"""What befalls one run: SIGSEGV, a sticky CUDA error, torch's failed allocation, an error that nobody foresaw, NaN
+latents, a step without end, memory that the process keeps for good, nothing."""
+
+STORED = 100
+"""A moment rather than a step: a picture's file is written, and its row is not."""
 
 MARK = "directed by "
 LOOK_S = 0.01
@@ -79,8 +83,11 @@ class Scene:
 
     def reach(self, step: int) -> None:
         self._append("steps", step)
-        while (self.folder / f"hold-{step}").exists():
+        while self.holds(step):
             time.sleep(LOOK_S)
+
+    def holds(self, step: int) -> bool:
+        return (self.folder / f"hold-{step}").exists()
 
     @property
     def failure(self) -> str:

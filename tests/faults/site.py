@@ -67,9 +67,12 @@ class FaultSite:
         create_tables(url)
         self.photo = photo
         self.server = self.process(folder, port=free_port(), **self.settings)
-        self.queue = Queue(url, lease_s=LEASE_S, max_attempts=3)
+        self.queue = self.open_queue()
         self.files = FileStore(f"file://{folder / 'files'}")
         self.keys = {name: self._new_key(name) for name in ("anna", "ben")}
+
+    def open_queue(self) -> Queue:
+        return Queue(str(self.settings["database_url"]), lease_s=LEASE_S, max_attempts=3)
 
     def _new_key(self, name: str) -> str:
         key = new_key()
@@ -127,6 +130,10 @@ class FaultSite:
         job = self.queue.get(request["request_id"])
         assert job, f"request {request['request_id']} was acknowledged and is not there"
         return job
+
+    def messages(self, request: dict[str, Any]) -> list[str]:
+        """What the worker has told of it so far."""
+        return [line.message for line in self.queue.logs(request["request_id"])]
 
     def stored(self) -> list[Job]:
         """Every request of anna's, oldest first."""
@@ -198,13 +205,13 @@ class FaultSite:
             assert time.monotonic() < limit, contradictions
             time.sleep(0.1)
 
-    def contradictions(self) -> str:
+    def contradictions(self, *, quiet: bool = True) -> str:
         """What the invariant checker finds; nothing when all is well.
 
         A photo that an API was writing when it was killed is litter, which nobody can read and which keep_results_h
         ends; it contradicts nothing.
         """
-        return "\n".join(told for told in audit(self.queue, self.files) if "half written" not in told)
+        return "\n".join(told for told in audit(self.queue, self.files, quiet=quiet) if "half written" not in told)
 
     def _idle(self) -> bool:
         counts = self.queue.census.take().states

@@ -61,11 +61,20 @@ class SmallDiskSite(FaultSite):
     def ballast(self) -> Path:
         return self.server.disk / "ballast"
 
-    def contradictions(self) -> str:
-        """What `veraicon queue audit` says beside the server."""
-        beside = ["nsenter", f"--target={self.server.process.pid}", "--user", "--mount", "--preserve-credentials"]
-        audit = [sys.executable, "-m", "server.cli", "queue", "audit", "--stopped"]
-        done = subprocess.run(
-            [*beside, *audit], cwd=ROOT, env=self.server.environment, capture_output=True, text=True, check=False
-        )
+    def contradictions(self, *, quiet: bool = True) -> str:
+        """What `veraicon queue audit` says; nothing when all is well."""
+        done = veraicon_beside(self.server, "queue", "audit", *(["--stopped"] if quiet else []))
         return done.stdout + done.stderr if done.returncode else ""
+
+
+def veraicon_beside(server: ServerProcess, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run one command in a server's mount namespace, where its disk is."""
+    beside = ["nsenter", f"--target={server.process.pid}", "--user", "--mount", "--preserve-credentials"]
+    return subprocess.run(
+        [*beside, sys.executable, "-m", "server.cli", *words],
+        cwd=ROOT,
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -1,15 +1,24 @@
 """Cancelling, at every moment of a request's life, and the time-out that nobody has to ask for."""
 
+import json
 import time
 import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from tests.faults.site import PULID
+from tests.faults.scene import Scene
+from tests.faults.site import PULID, FaultSite
 from tests.wire_checks import assert_is_request_error
+from tests.wire_receiver import Receiver
+from tests.worker_process import eventually
 
 HEARD_S = 1.0
 """Within this time a worker has heard of a cancellation, and waits for the end of its step."""
+RACES, RACE_S = 12, 0.6
+"""How often a request is cancelled about when it completes, and within which time after its last step began."""
 
 
 def test_a_waiting_request_is_cancelled_and_never_runs(site, scene, other_scene):
@@ -52,6 +61,50 @@ def test_cancelling_twice_changes_nothing(site, scene):
     assert [(each.status, each.json["status"]) for each in answers] == [(202, "CANCELLATION_REQUESTED")] * 2
     assert (late.status, late.json) == (400, {"status": "ALREADY_COMPLETED"})
     assert site.anna.result(request).body == result.body
+
+
+def test_a_cancellation_that_races_the_completion_leaves_exactly_one_end(site, tmp_path):
+    """row 33: from before its last step's end to after its result is stored; one webhook tells of the same end."""
+    before, ends = site.pictures(), {}
+    with Receiver() as receiver, ThreadPoolExecutor(1) as pool:
+        for race in range(RACES):
+            scene = Scene.at(tmp_path / str(race))
+            scene.hold(1)
+            request = site.submit(scene, num_inference_steps=1, query=f"?fal_webhook={receiver.url}/")
+            scene.wait_for(step=1)
+            let_go = pool.submit(let_go_after, scene, HEARD_S if race == 0 else RACE_S / 2)
+            time.sleep(race / RACES * RACE_S)
+            ends[request["request_id"]] = cancelled_once(site, request)
+            let_go.result()
+        late = site.submit(query=f"?fal_webhook={receiver.url}/")
+        site.finish(late)
+        ends[late["request_id"]] = cancelled_once(site, late)
+        eventually(lambda: len(receiver.received) >= len(ends))
+        site.check()
+        told = [json.loads(each.body) for each in receiver.received]
+    print(f"{len(ends)} races: {Counter(ends.values())}")
+
+    assert {(202, 499), (400, 200)} <= set(ends.values()) <= {(202, 499), (202, 200), (400, 200)}
+    assert sorted(each["request_id"] for each in told) == sorted(ends), "each is told of once"
+    assert all((each["status"] == "OK") == (ends[each["request_id"]][1] == 200) for each in told)
+    assert site.pictures() - before == [status for _, status in ends.values()].count(200)
+
+
+def let_go_after(scene: Scene, seconds: float) -> None:
+    time.sleep(seconds)
+    scene.release()
+
+
+def cancelled_once(site: FaultSite, request: dict[str, Any]) -> tuple[int, int]:
+    """The status of the cancellation and of the result, which another cancellation cannot change."""
+    answer = site.anna.cancel(request)
+    result = site.finish(request)
+    again = site.anna.cancel(request)
+
+    assert answer.json["status"] == {202: "CANCELLATION_REQUESTED", 400: "ALREADY_COMPLETED"}[answer.status]
+    assert (again.status, again.json) == (400, {"status": "ALREADY_COMPLETED"})
+    assert site.anna.result(request).body == result.body
+    return answer.status, result.status
 
 
 @pytest.mark.parametrize("unknown", [str(uuid.UUID(int=7, version=4)), "no-id"])

@@ -1,8 +1,12 @@
-"""Clients that go away in the middle of a request that is queued: it is theirs to come back for."""
+"""Clients that go away in the middle of a request: a queued one is theirs to come back for, a direct one is not."""
 
+import time
 from urllib.parse import urlsplit
 
 from tests.faults.site import PULID
+from tests.faults.test_cancel import HEARD_S
+from tests.wire import RUN
+from tests.worker_process import eventually
 
 
 def test_a_request_goes_on_when_the_client_of_its_stream_disconnects(site, scene):
@@ -43,3 +47,24 @@ def test_a_request_goes_on_when_its_submitter_hangs_up_before_the_answer(site, s
     site.check()
 
     assert len(scene.runs) == 1
+
+
+def test_a_direct_run_whose_client_leaves_stops_at_its_next_step(site, scene):
+    """row 37: the step that runs is its last, and the next request gets the device."""
+    before = site.pictures()
+    scene.hold(2)
+    connection = site.anna.connect()
+    site.anna.send(connection, "POST", f"/{PULID}", site.portrait(scene), host=RUN)
+    scene.wait_for(step=2)
+    [running] = [job for job in site.stored() if job.state == "IN_PROGRESS"]
+    connection.close()
+    eventually(lambda: site.queue.get(running.id).cancel_requested)
+    time.sleep(HEARD_S)
+    scene.release()
+    eventually(lambda: site.queue.get(running.id).state == "COMPLETED")
+    ended = site.queue.get(running.id)
+
+    assert (ended.http_status, ended.error_type, ended.attempt) == (499, "client_cancelled", 1)
+    assert scene.steps == [0, 1, 2]
+    assert site.pictures() == before
+    assert site.finish(site.submit()).status == 200

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from tests.faults.scene import STORED
 from tests.faults.site import FaultSite
 from tests.worker_process import eventually
 
@@ -51,6 +52,7 @@ def test_a_worker_killed_amid_the_steps_restarts_the_progress_and_the_stream_sta
 
 def test_a_worker_that_slept_past_its_lease_changes_nothing_when_it_wakes(site, scene):
     """row 8: the other one has finished; the sleeper's late result is dropped, its picture with it."""
+    eventually(lambda: [worker.state for worker in site.queue.workers()] == ["ready"] * 2)
     request = site.run(scene, step=2)
     sleeper = psutil.Process(scene.runs[-1])
     sleeper.suspend()
@@ -65,3 +67,25 @@ def test_a_worker_that_slept_past_its_lease_changes_nothing_when_it_wakes(site, 
     assert len(set(scene.runs)) == 2
     assert site.anna.result(request).body == result.body
     assert site.job(request) == job
+
+
+def test_a_worker_killed_between_a_pictures_file_and_its_row_leaves_no_file(site, scene):
+    """row 3: the file that nobody names is swept, the request runs again and has one result."""
+    before = pngs(site)
+    request = site.run(scene, step=STORED)
+    [orphan] = pngs(site) - before
+    psutil.Process(scene.runs[-1]).kill()
+    scene.release()
+    result = site.finish(request)
+    url = result.json["images"][0]["url"]
+    eventually(lambda: orphan not in pngs(site))
+    [kept] = pngs(site) - before
+
+    assert result.status == 200
+    assert site.job(request).attempt == len(scene.runs) == 2
+    assert url.endswith(kept)
+    assert site.anna.follow(url).status == 200
+
+
+def pngs(site: FaultSite) -> set[str]:
+    return {file_id for file_id, _, _ in site.files.listing() if file_id.endswith(".png")}

@@ -1,5 +1,6 @@
 """A server that finds a damaged, foreign or old database: it says so and changes nothing, or brings it up to date."""
 
+import json
 import shutil
 import sqlite3
 from contextlib import closing
@@ -8,11 +9,14 @@ import pytest
 from alembic import command
 from alembic.config import Config
 
+from server.files import FileStore
 from server.queue import migrations
+from server.queue.audit import audit
+from server.queue.queue import Queue
 from server.queue.store import Store
-from tests.conftest import PUBLISHED
+from tests.conftest import PUBLISHED, as_data_uri
 from tests.jobs import put
-from tests.server_process import ServerProcess, veraicon
+from tests.server_process import ROOT, ServerProcess, veraicon
 from tests.worker_process import Site
 
 PAGE = 4096
@@ -74,20 +78,25 @@ def migrated_to(version, url):
 
 
 def test_an_older_database_is_brought_up_to_date_with_all_it_holds(tmp_path):
-    """row 28: a request that waited under the last release is served under this one."""
-    request_id = "7d1f0f9e-6a52-4a57-9d0a-0b8b1a7a5f11"
-    migrated_to("0003", f"sqlite:///{tmp_path / 'queue.db'}")
+    """row 28: a portrait that waited under the last release is made under this one, once."""
+    request_id, url = "7d1f0f9e-6a52-4a57-9d0a-0b8b1a7a5f11", f"sqlite:///{tmp_path / 'queue.db'}"
+    migrated_to("0003", url)
+    photo = as_data_uri((ROOT / "pipelines" / "selftest.jpg").read_bytes(), "image/jpeg")
+    body = {"prompt": "x", "reference_images": [{"image_url": photo}], "image_size": {"width": 256, "height": 256}}
     with closing(sqlite3.connect(tmp_path / "queue.db")) as database:
         database.execute(
             "INSERT INTO jobs (id, endpoint, owner, state, input, base_url, priority, created_at) VALUES "
-            "(?, 'test/blue-square', 'local', 'IN_QUEUE', '{\"prompt\": \"x\"}', 'http://host', 0, 1)",
-            (request_id,),
+            "(?, 'fal-ai/pulid', 'local', 'IN_QUEUE', ?, 'http://host', 0, 1)",
+            (request_id, json.dumps(body)),
         )
         database.commit()
-    with ServerProcess(tmp_path, catalog=PUBLISHED) as server:
-        request = {"status_url": f"{server.url}/queue/test/blue-square/requests/{request_id}/status",
-                   "response_url": f"{server.url}/queue/test/blue-square/requests/{request_id}"}  # fmt: skip
+    with ServerProcess(tmp_path) as server:
+        request = {"status_url": f"{server.url}/queue/fal-ai/pulid/requests/{request_id}/status",
+                   "response_url": f"{server.url}/queue/fal-ai/pulid/requests/{request_id}"}  # fmt: skip
         assert server.wire.finish(request).status == 200
+    with closing(Queue(url, lease_s=60, max_attempts=3)) as queue:
+        assert queue.get(request_id).attempt == 1
+        assert audit(queue, FileStore(f"file://{tmp_path / 'files'}")) == []
 
 
 def test_a_newer_database_is_refused_and_left_as_it_is(sound, tmp_path):

@@ -5,6 +5,7 @@ import os
 import signal
 import sqlite3
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from server.caretaker import sweep, take_care
 from server.errors import Unavailable
 from server.files import FileStore
-from server.queue import ledger, removal
+from server.queue import removal
 from server.queue.audit import audit
 from tests.jobs import A, claim_one, put
 from tests.pipelines.lingers import LINGERS
@@ -206,7 +207,12 @@ def pruned(queue, files, delete_files):
     assert queue.prune(0, delete_files) == 1
 
 
-@pytest.fixture(params=[swept, erased, pruned])
+def aged(queue, files, delete_files):
+    """A photo that was written longer ago than files are kept."""
+    queue.ledger.remove_old([PHOTO], delete_files)
+
+
+@pytest.fixture(params=[swept, erased, pruned, aged])
 def ends(request, queue, files, monkeypatch):
     """How the one thing that needs a photo ends, so that the photo is to be deleted."""
     if request.param is swept:
@@ -270,15 +276,15 @@ def test_a_submit_whose_photo_was_swept_meanwhile_is_not_taken(queue, files, mon
 def test_an_upload_that_is_opened_again_while_others_are_swept_stays(queue, files, monkeypatch):
     """Only what is over when its turn comes is deleted."""
     first, second = ids = [f"{number:032x}_x.bin" for number in range(2)]
-    monkeypatch.setattr(ledger, "UNFINISHED_S", -1)
+    long_ago = time.time() - 100
     for file_id in ids:
         queue.ledger.begin(file_id, "me", 60, None)
+        assert queue.ledger.claim(file_id, 1, 0, long_ago) == "yours"
         files.save_as(file_id, b"x")
-    monkeypatch.undo()
 
     def portions(file_ids, most):
         yield [first]
-        queue.ledger.reopen(second)
+        queue.ledger.reopen(second, long_ago)
         yield [second]
 
     monkeypatch.setattr(removal, "batches", portions)

@@ -1,5 +1,6 @@
 """Locks of the database: nobody keeps one for ever, nobody waits for ever; submits of one key take turns."""
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -10,7 +11,9 @@ from sqlalchemy import make_url, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from server.api.observe import cannot_store
+from server.caretaker import take_care
 from server.errors import ConcurrentRequests, QueueFull
+from server.files import FileStore
 from server.queue.idempotency import Idempotency
 from server.queue.migrations import create_tables
 from server.queue.places import Places
@@ -20,6 +23,7 @@ from server.queue.submission import Submission, submit
 from server.queue.tables import jobs
 from tests.jobs import A, claim_one, put
 
+SHORT_LEASE_S = 1.0
 IMPATIENT = "-c idle_in_transaction_session_timeout=500ms -c lock_timeout=300ms"
 
 
@@ -126,3 +130,38 @@ def between_two_submits(database_url, queue, **terms):
             time.sleep(0.3)
             assert not second.done(), "it did not wait"
         yield second
+
+
+def test_live_workers_speak_first_once_the_database_takes_writes_again(database_url, monkeypatch):
+    """row 19: it was locked for longer than the lease, which nobody could renew: no attempt is lost for that."""
+    monkeypatch.setattr("server.caretaker.RESCUE_EVERY_S", 0.01)
+    create_tables(database_url)
+    with (
+        closing(Queue(database_url, lease_s=SHORT_LEASE_S, max_attempts=3)) as queue,
+        closing(Store(database_url)) as locker,
+    ):
+        put(queue)
+        job = claim_one(queue)
+        with caring(queue), locker.writing() as connection:
+            if not locker.is_sqlite:
+                connection.execute(text("LOCK TABLE jobs IN EXCLUSIVE MODE"))
+            time.sleep(SHORT_LEASE_S + 1)
+            connection.rollback()
+            time.sleep(SHORT_LEASE_S / 3)
+            assert queue.heartbeat(job).owned
+        with caring(queue):
+            time.sleep(SHORT_LEASE_S * 2)
+        assert queue.get(job.id).state == "IN_QUEUE", "a silent one loses it all the same"
+
+
+@contextmanager
+def caring(queue):
+    """A caretaker meanwhile, for whose workers a third of the lease is a heartbeat."""
+    stop = threading.Event()
+    care = threading.Thread(target=take_care, args=(queue, FileStore("memory://"), 1, stop, SHORT_LEASE_S / 3))
+    care.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        care.join()

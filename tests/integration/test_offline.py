@@ -4,13 +4,14 @@ import re
 
 
 def test_a_room_without_network_goes_from_the_bundle_to_two_portraits(sealed):
-    """row 84: it starts and serves."""
+    """row 84: it starts and serves, and what it leaves fits together."""
     portraits = sealed.report["portraits"]
     assert set(portraits) == {"fal-ai/instantid/lcm", "fal-ai/pulid"}
     for picture in portraits.values():
         assert picture["png"] == b"\x89PNG\r\n\x1a\n".hex()
         assert picture["width"] == 256
     assert sealed.report["exit_code"] == 0, sealed.report["log"]
+    assert "agree with each other" in sealed.report["audit"]
 
 
 def test_nothing_tries_to_leave_the_room_and_the_count_would_show_it(sealed):

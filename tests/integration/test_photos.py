@@ -1,5 +1,6 @@
 """A photo in a request: nobody else's is touched by its end, and none stays that no request needs."""
 
+import time
 from pathlib import Path
 
 from server.queue.queue import Queue
@@ -15,7 +16,7 @@ def test_naming_a_file_gives_no_power_over_it(queue: Queue):
     """Neither another key's upload in one's own input, nor what an error repeats of it."""
     theirs = f"{'ab' * 16}_face.png"
     queue.ledger.begin(theirs, "anna", 60.0, None)
-    queue.ledger.claim(theirs, 1, 0)
+    queue.ledger.claim(theirs, 1, 0, time.time())
     words = {"prompt": f"file:{theirs}"}
     echo = (422, {"detail": [{"loc": ["body"], "input": f"file:{theirs}"}]}, "list_type")
     ids = [queue.put("test/a", words, owner="ben", base_url="http://host", finished=end).id for end in (None, echo)]

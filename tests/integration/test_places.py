@@ -1,9 +1,17 @@
 """Places in the queue, the same on SQLite and on PostgreSQL: exact while few wait, and cheap when many do."""
 
-from sqlalchemy import event
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
-from server.queue import places
+from sqlalchemy import event, text
+from sqlalchemy.exc import IntegrityError
+
+from server.queue import limits, places
+from server.queue.migrations import create_tables
+from server.queue.queue import Queue
 from tests.jobs import A, put
+from tests.worker_process import eventually
 
 
 def queued(queue, number, **more):
@@ -105,3 +113,34 @@ def test_a_new_job_of_another_process_is_in_its_place_at_once(open_queue):
     for other in queued(there, 3):
         assert here.position(other) == there.position(other)
     assert here.position(put(here)) == places.FEW + 5
+
+
+def test_submits_whose_shared_commit_was_rolled_back_are_counted_no_more(tmp_path):
+    """SQLite; each has seen the ones before it wait, and their numbers are given to the next ones."""
+    url = f"sqlite:///{tmp_path / 'queue.db'}"
+    create_tables(url)
+    queue = Queue(url, lease_s=60, max_attempts=3)
+    queued(queue, places.FEW)
+    queue.position(put(queue))
+    queue._places._read_again_at = float("inf")
+
+    def submit():
+        return put(queue, max_queue=limits.COUNTED + 1)
+
+    def ends_the_transaction():
+        twice = text("INSERT OR ROLLBACK INTO pauses VALUES ('x', 0, ''), ('x', 0, '')")
+        queue._writer.write(lambda connection: connection.execute(twice))
+
+    asked, writer = [], queue._writer
+    with closing(sqlite3.connect(tmp_path / "queue.db")) as other, ThreadPoolExecutor(8) as pool:
+        other.execute("BEGIN IMMEDIATE")
+        for action in (*[submit] * 6, ends_the_transaction):
+            asked.append(pool.submit(action))
+            eventually(lambda: writer._turn.locked() and writer._wishes.qsize() == len(asked) - 1)
+        other.execute("ROLLBACK")
+    assert {type(one.exception()) for one in asked[1:]} == {IntegrityError}, "all but the first shared a commit"
+    for expected in (places.FEW + 2, places.FEW + 3):
+        with queue._store.reading() as connection:
+            assert queue._places.waiting(connection) == expected
+        put(queue)
+    queue.close()

@@ -1,4 +1,4 @@
-"""Power failures: what was acknowledged is there again, and the database is sound."""
+"""A write-ahead log that was cut, at every place: what was committed before is there, and the database is sound."""
 
 import shutil
 import sqlite3
@@ -10,50 +10,7 @@ from server.files import FileStore
 from server.queue.audit import audit
 from server.queue.migrations import create_tables
 from server.queue.queue import Queue
-from tests.conftest import PUBLISHED
 from tests.jobs import put
-from tests.shimmed_server import ShimmedServer
-from tests.wire_gate import Gate
-from tests.worker_process import eventually
-
-SETTINGS = {"catalog": PUBLISHED, "lease_s": 3, "heartbeat_s": 0.5}
-
-
-def test_after_a_power_failure_every_acknowledged_request_is_there(tmp_path, pulid_input):
-    """row 20: all that SQLite did not sync is dropped, though the page cache had it; then the server starts again.
-
-    This proves that each answer to a submit, and each COMPLETED that a client saw, follows a sync that holds its rows.
-    It takes for granted that what was synced survives, and looks at the database only: pictures are synced one by one.
-    """
-    server = ShimmedServer(tmp_path / "data", **SETTINGS)
-    gate_folder, held = tmp_path / "gate", []
-    try:
-        with server:
-            wire, gate = server.wire, Gate(server.wire, gate_folder)
-            done = [wire.submit("fal-ai/pulid", pulid_input | {"seed": seed}) for seed in range(4)]
-            results = [wire.finish(request).body for request in done]
-            held.append(gate.run())
-            held += [wire.submit("fal-ai/pulid", pulid_input | {"seed": seed}) for seed in range(8)]
-            wire.cancel(held.pop())
-            eventually(server.unsynced)  # heartbeats need no sync
-            assert server.cut_power(), "this test would prove nothing"
-            assert_sound(server.data_dir)
-        gate.open()
-        with server:
-            assert [server.wire.result(request).body for request in done] == [
-                result.replace(wire.address.encode(), server.wire.address.encode()) for result in results
-            ]
-            assert {server.wire.finish(request, 60).status for request in held} == {200}
-    finally:
-        server.kill()
-    assert_sound(server.data_dir, {request["request_id"] for request in done + held})
-
-
-def assert_sound(folder, acknowledged=frozenset()):
-    queue = Queue(f"sqlite:///{folder / 'queue.db'}", lease_s=3, max_attempts=3)
-    assert audit(queue, FileStore(f"file://{folder / 'files'}"), quiet=False) == []
-    assert acknowledged <= {entry.id for entry in queue.register()}
-    queue.close()
 
 
 @pytest.fixture

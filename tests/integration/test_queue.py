@@ -8,7 +8,7 @@ Where each rule is proven:
 4. result, webhook and state in one transaction, files before rows: here, test_queue_machine, test_drafts
 5. leases outlast lost heartbeats: here; a stopped worker: test_worker
 6. clocks: here
-7. wake-up is a hint: test_queue_news, test_lost_notify
+7. wake-up is a hint: test_queue_news, test_shaken_server, test_fleet
 8. idempotency: test_idempotency, test_queue_machine
 9. where SQLite may live: test_queue_outbox, test_residence
 10. pruning: test_queue_outbox, test_queue_machine

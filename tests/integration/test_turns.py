@@ -4,8 +4,9 @@ import random
 import time
 from collections import Counter
 
-from sqlalchemy import update
+from sqlalchemy import insert, text, update
 
+from server.queue import turns
 from server.queue.tables import jobs
 from tests.jobs import A, B, put
 
@@ -150,3 +151,32 @@ def test_after_the_pause_all_take_turns_again(queue):
     owners(queue, 10)
     queue.pauses.resume(B)
     assert Counter(owners(queue, 10)) == {"p": 5, "f": 5}
+
+
+MANY, FEW = 3000, 1000
+
+
+def effort(queue):
+    """Of finding the next turn of A: SQLite's instructions, or the rows that PostgreSQL looked at in vain."""
+    told = turns.NOW_AND_OWN.params(owner="me", endpoint=A, priority=0)
+    with queue._store.writing() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("ANALYZE jobs, pauses"))
+            plan = told.compile(connection, compile_kwargs={"literal_binds": True})
+            lines = connection.execute(text(f"EXPLAIN ANALYZE {plan}")).scalars()
+            return sum(int(line.split(":")[1]) for line in lines if "Rows Removed" in line)
+        steps, driver = [], connection.connection.dbapi_connection
+        driver.set_progress_handler(lambda: steps.append(1), 1)
+        connection.execute(told).one()
+        driver.set_progress_handler(None, 1)
+        return len(steps)
+
+
+def test_a_submit_reads_nothing_of_a_flood_that_is_paused(queue):
+    """Neither of everybody's, nor of its own key's."""
+    first = {name: value for name, value in vars(put(queue, B)).items() if name != "seq"}
+    with queue._store.writing() as connection:
+        connection.execute(insert(jobs), [first | {"id": str(turn), "turn": turn} for turn in range(1, MANY)])
+    queue.pauses.pause(B)
+    assert queue.census.take().states["IN_QUEUE"] == MANY
+    assert effort(queue) < FEW

@@ -266,9 +266,25 @@ def test_two_uploads_at_once_take_turns(open_queue):
 
     assert claims(here, there, "a") == ["taken", "yours"]
     with pytest.raises(ledger.QuotaExceeded):
-        there.ledger.claim("b", 600_000, 1)
-    assert here.ledger.claim("nothing", 1, 1) == "unknown"
+        there.ledger.claim("b", 600_000, 1, time.time())
+    assert here.ledger.claim("nothing", 1, 1, time.time()) == "unknown"
+
+
+def test_an_upload_whose_writer_died_can_be_claimed_again(queue):
+    """Not as long as it may still write, nor twice; and when it is only late, it opens nothing that is another's."""
+    late, now = time.time() - ledger.WRITTEN_WITHIN_S - 1, time.time()
+    for file_id, at in (("a", late), ("b", now)):
+        queue.ledger.begin(file_id, "anna", 60, None)
+        assert queue.ledger.claim(file_id, 600_000, 0, at) == "yours"
+
+    assert queue.ledger.claim("a", 600_000, 0, now) == "taken", "its bytes are there"
+    again = [queue.ledger.claim(file_id, 500_000, 0, now, missing=True) for file_id in "aab"]
+    assert again == ["yours", "taken", "taken"]
+    queue.ledger.reopen("a", late)
+    assert queue.ledger.find("a").size == 500_000
+    queue.ledger.reopen("a", now)
+    assert queue.ledger.find("a").size is None
 
 
 def claims(here: Queue, there: Queue, file_id: str) -> list[str]:
-    return sorted(queue.ledger.claim(file_id, 600_000, 1) for queue in (here, there))
+    return sorted(queue.ledger.claim(file_id, 600_000, 1, time.time()) for queue in (here, there))

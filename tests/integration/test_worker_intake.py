@@ -1,5 +1,6 @@
 """What a worker takes in: pictures that are slow to come, models that come and go, and how it lets go of both."""
 
+import contextlib
 import signal
 import socket
 import threading
@@ -41,6 +42,46 @@ def silent_url() -> Iterator[str]:
         connection.close()
 
 
+class Trickle:
+    """A picture that never ends, and how many connections are sent a little of it."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/face.png"
+        self.open = self.most = 0
+        self._listener, self._counting = listener, threading.Lock()
+
+    def serve(self) -> None:
+        while True:
+            try:
+                connection = self._listener.accept()[0]
+            except OSError:
+                return
+            threading.Thread(target=self._send, args=(connection,), daemon=True).start()
+
+    def _send(self, connection: socket.socket) -> None:
+        self._count(1)
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n")
+            while True:
+                connection.sendall(b"x")
+                time.sleep(0.05)
+        self._count(-1)
+
+    def _count(self, more: int) -> None:
+        with self._counting:
+            self.open += more
+            self.most = max(self.most, self.open)
+
+
+@pytest.fixture
+def trickle() -> Iterator[Trickle]:
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        trickle = Trickle(listener)
+        threading.Thread(target=trickle.serve, daemon=True).start()
+        yield trickle
+        listener.shutdown(socket.SHUT_RDWR)
+
+
 def test_slow_pictures_hold_up_nobody_but_their_own_jobs(site, silent_url):
     """They are waited for side by side, so many at most; each can be cancelled meanwhile; and none keeps a worker."""
     slow = [site.put(BLUE_SQUARE, image_url=silent_url) for _ in range(3)]
@@ -54,10 +95,8 @@ def test_slow_pictures_hold_up_nobody_but_their_own_jobs(site, silent_url):
 
         for _ in range(MOST_SLOW):
             site.put(BLUE_SQUARE, image_url=silent_url)
-        eventually(
-            lambda: site.queue.census.take().states["IN_PROGRESS"] == MOST_SLOW - 1
-        )  # the cancelled one is still fetched
-        assert site.queue.census.take().states["IN_QUEUE"] == 3
+        eventually(lambda: site.queue.census.take().states["IN_PROGRESS"] == MOST_SLOW)
+        assert site.queue.census.take().states["IN_QUEUE"] == 2
 
         worker.signal(signal.SIGTERM)
         assert worker.ended(15) == 0
@@ -65,19 +104,24 @@ def test_slow_pictures_hold_up_nobody_but_their_own_jobs(site, silent_url):
     assert site.queue.rescue(worker.id) == 0
 
 
-def test_pictures_of_cancelled_jobs_count_until_they_are_given_up(tmp_path, silent_url):
-    """Else threads and connections would grow with each submit and cancel."""
-    site = Site(tmp_path, fetch_timeout_s=6)
-    with site.worker():
-        slow = [site.put(BLUE_SQUARE, image_url=silent_url) for _ in range(MOST_SLOW)]
-        site.prepared(*slow)
-        for job in slow:
-            site.queue.cancel(job.id, "me")
-        eventually(lambda: site.queue.census.take().states["COMPLETED"] == MOST_SLOW)
-        later = site.put(BLUE_SQUARE)
-        time.sleep(0.5)
-        assert site.queue.get(later.id).state == "IN_QUEUE", "sixteen connections are open"
-        assert site.done(later).http_status == 200
+@pytest.mark.parametrize("ending", ["cancelled", "leaving"])
+def test_pictures_that_trickle_are_given_up_soon_when_nobody_needs_them(tmp_path, trickle, ending):
+    """Of cancelled jobs, whose places other jobs need, and when the worker leaves; all that time few connections."""
+    site = Site(tmp_path, fetch_timeout_s=300)
+    with site.worker() as worker:
+        slow = [site.put(BLUE_SQUARE, image_url=trickle.url) for _ in range(MOST_SLOW + 3)]
+        eventually(lambda: trickle.open == MOST_SLOW)
+        if ending == "cancelled":
+            for job in slow:
+                site.queue.cancel(job.id, "me")
+            assert site.done(site.put(BLUE_SQUARE)).http_status == 200
+            assert {site.done(job).error_type for job in slow} == {"client_cancelled"}
+        else:
+            worker.signal(signal.SIGTERM)
+            assert worker.ended(30) == 0
+            assert site.queue.census.take().states["IN_QUEUE"] == len(slow)
+        eventually(lambda: trickle.open == 0)
+        assert trickle.most == MOST_SLOW
     site.queue.close()
 
 

@@ -2,7 +2,7 @@
 
 SHIM names a folder. SQLite's file system is ours there: what each fsync has made durable is copied into ``durable/``,
 so that a test can cut the power, and writes fail while the file ``readonly`` is there. ``clock`` holds seconds by which
-the wall clock is wrong.
+the wall clock is wrong. While the file ``hangs`` is there, Python's own files do not get to the disk.
 """
 
 import ctypes
@@ -108,5 +108,19 @@ class Clock:
         return self.real() + self.wrong_by
 
 
+class Fsync:
+    """os.fsync, which waits as long as the disk hangs; each that does leaves a mark."""
+
+    def __init__(self) -> None:
+        self.real = os.fsync
+
+    def __call__(self, descriptor: int) -> None:
+        while (FOLDER / "hangs").exists():
+            (FOLDER / f"hanging-{os.getpid()}-{descriptor}").touch()
+            time.sleep(PATIENCE_S)
+        self.real(descriptor)
+
+
 time.time = Clock()
+os.fsync = Fsync()
 DISK = Disk()

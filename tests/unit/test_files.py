@@ -69,11 +69,29 @@ def test_what_is_not_there_is_missing(files, file_id):
         files.stream(file_id)
 
 
+def at_once(file_ids, delete_old):
+    delete_old(file_ids)
+
+
+def test_a_file_that_is_written_again_before_it_is_pruned_stays(files):
+    """A photo is the same file in every request that brings it."""
+    again = files.save_as(content_id(b"again", "image/png"), b"again")
+    files.save_as(content_id(b"old", "image/png"), b"old")
+    time.sleep(0.2)
+
+    def meanwhile(file_ids, delete_old):
+        files.save_as(again.id, b"again")
+        delete_old(file_ids)
+
+    files.prune(0.1, meanwhile)
+    assert [file_id for file_id, _, _ in files.listing()] == [again.id]
+
+
 def test_old_files_are_pruned(files):
     stored = files.save(PNG, "image/png")
-    assert files.prune(3600) == 0
+    assert files.prune(3600, at_once) == 0
     time.sleep(0.05)
-    assert files.prune(0) == 1
+    assert files.prune(0, at_once) == 1
     with pytest.raises(FileMissing):
         files.read(stored.id)
 
@@ -105,7 +123,7 @@ def test_what_a_killed_writer_left_half_written_goes_after_an_hour(tmp_path):
     draft = tmp_path / stored.id[:2] / f".{stored.id}.0badcafe"
     draft.write_bytes(PNG[:4])
 
-    assert files.prune(30 * 86400) == 0
+    assert files.prune(30 * 86400, at_once) == 0
     os.utime(draft, (time.time() - 3700,) * 2)
-    assert files.prune(30 * 86400) == 1
+    assert files.prune(30 * 86400, at_once) == 1
     assert not draft.exists() and files.read(stored.id) == PNG
