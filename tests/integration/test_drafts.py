@@ -34,7 +34,7 @@ def files(tmp_path):
 def site(tmp_path):
     """A queue whose caretaker works, as in every server; workers are the test's own."""
     site, stop = Site(tmp_path, catalog="tests.pipelines.lingers:CATALOG"), threading.Event()
-    caretaker = threading.Thread(target=take_care, args=(site.queue, site.files, 24.0, stop))
+    caretaker = threading.Thread(target=take_care, args=(site.queue, site.files, 24.0, stop, 0.1))
     caretaker.start()
     yield site
     stop.set()

@@ -267,7 +267,7 @@ def test_files_go_with_their_requests_when_their_time_is_over(tmp_path, pulid_in
         kept = submitted(client, pulid_input)
         assert len(stored(tmp_path)) == 1
         files, stop = FileStore(f"file://{tmp_path / 'files'}"), threading.Event()
-        keeper = threading.Thread(target=take_care, args=(queue, files, 1.5 / 3600, stop))
+        keeper = threading.Thread(target=take_care, args=(queue, files, 1.5 / 3600, stop, 1.0))
         keeper.start()
         try:
             eventually(lambda: queue.get(request_id) is None and stored(tmp_path) == [])

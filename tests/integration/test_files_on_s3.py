@@ -118,7 +118,7 @@ def test_the_caretaker_goes_on_while_the_store_is_away(nowhere, tmp_path):
     """Else nobody would rescue lost jobs any more."""
     with running_app(tmp_path) as (_, queue), capture_logs() as logged:
         stop = threading.Event()
-        caretaker = threading.Thread(target=take_care, args=(queue, FileStore(nowhere), 1e-3, stop))
+        caretaker = threading.Thread(target=take_care, args=(queue, FileStore(nowhere), 1e-3, stop, 1.0))
         caretaker.start()
         try:
             eventually(lambda: [entry.get("error") for entry in logged].count("FilesUnreachable") > 1)
