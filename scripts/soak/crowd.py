@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 
-from rich.progress import track
+from rich.progress import Progress, track
 
 from scripts.soak.clients import Client
 from scripts.soak.orders import Order
@@ -31,13 +31,17 @@ def bring(
     orders: Iterator[Order], client: Client, per_s: float, seconds: float, pool: ThreadPoolExecutor
 ) -> Iterator[Future[Receipt]]:
     room, began = threading.Semaphore(MOST_AT_ONCE), time.monotonic()
-    for number in track(range(round(per_s * seconds)), "orders and blows"):
-        time.sleep(max(0.0, began + number / per_s - time.monotonic()))
-        if not room.acquire(timeout=max(0.0, began + seconds - time.monotonic())):
-            return
-        future = pool.submit(client.bring, next(orders))
-        future.add_done_callback(lambda _: room.release())
-        yield future
+    with Progress() as progress:
+        bar = progress.add_task("orders and blows", total=seconds)
+        for number in range(round(per_s * seconds)):
+            time.sleep(max(0.0, began + number / per_s - time.monotonic()))
+            free = room.acquire(timeout=max(0.0, began + seconds - time.monotonic()))
+            progress.update(bar, completed=time.monotonic() - began)
+            if not free:
+                return
+            future = pool.submit(client.bring, next(orders))
+            future.add_done_callback(lambda _: room.release())
+            yield future
 
 
 def fetch_again(client: Client, receipts: Sequence[Receipt]) -> list[Receipt]:

@@ -115,8 +115,7 @@ class Claims:
         before = zip((name.key for name in names), choice.before or (), strict=False)
         told = {"of_endpoint": choice.endpoint, "new_worker": worker, "claimed_at": time.time(), **dict(before)}
         rows = connection.execute(self._claims[kind], told | ({"mates": most - 1} if most > 1 else {}))
-        claimed = rows.columns(*(column.key for column in JOB_COLUMNS))
-        return sorted(map(job_of, claimed), key=lambda job: job.seq)
+        return sorted(map(job_of, rows), key=lambda job: job.seq)
 
     def _statement(self, together: bool, before: bool) -> Update:
         """One statement on both databases.

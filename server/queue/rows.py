@@ -39,7 +39,8 @@ JOB_COLUMNS = tuple(jobs.c[field.name] for field in fields(Job))
 
 
 def job_of(row: Row[Any]) -> Job:
-    return Job(**row._mapping)
+    """Of a row that begins with JOB_COLUMNS."""
+    return Job(*row[: len(JOB_COLUMNS)])
 
 
 def outcome_of(error: Exception) -> Outcome:

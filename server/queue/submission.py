@@ -93,7 +93,7 @@ def submit(
         row["turn"] = next_turn(connection, wanted.owner, wanted.endpoint, wanted.priority)
     if wanted.start_timeout_s is not None:
         storing = storing.values(deadline=clock.now() + wanted.start_timeout_s, clock=clock.name)
-    stored = connection.execute(storing, row).columns(*(column.key for column in JOB_COLUMNS)).one()
+    stored = connection.execute(storing, row).one()
     if wanted.finished is None:
         return job_of(stored)
     this = jobs.c.id == row["id"]

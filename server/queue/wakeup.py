@@ -107,8 +107,11 @@ def ringing(topics: Sequence[Topic]) -> Select[*tuple[Any, ...]]:
 @contextlib.contextmanager
 def short_path(folder: Path) -> Iterator[str]:
     """Another name of `folder`: a socket's path has 108 bytes, which a data folder may exceed."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    except FileNotFoundError:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{descriptor}"
     finally:
@@ -133,10 +136,12 @@ def ring_sockets(folder: Path, topic: Topic) -> None:
     """Send one datagram to each listener; a dead one's socket is removed, a full one has enough rings already."""
     with short_path(folder) as short, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.setblocking(False)
-        for listener in Path(short).glob(f"{topic}.*"):
+        with os.scandir(short) as found:
+            listeners = [entry.name for entry in found if entry.name.startswith(f"{topic}.")]
+        for name in listeners:
             try:
-                sender.sendto(b"!", str(listener))
+                sender.sendto(b"!", f"{short}/{name}")
             except (ConnectionRefusedError, FileNotFoundError):
-                listener.unlink(missing_ok=True)
+                (folder / name).unlink(missing_ok=True)
             except BlockingIOError:
                 continue
