@@ -134,14 +134,20 @@ def hear_sockets(folder: Path, topic: Topic, heard: Callable[[], None], closed: 
 
 def ring_sockets(folder: Path, topic: Topic) -> None:
     """Send one datagram to each listener; a dead one's socket is removed, a full one has enough rings already."""
-    with short_path(folder) as short, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.setblocking(False)
+    with short_path(folder) as short:
         with os.scandir(short) as found:
             listeners = [entry.name for entry in found if entry.name.startswith(f"{topic}.")]
-        for name in listeners:
-            try:
-                sender.sendto(b"!", f"{short}/{name}")
-            except (ConnectionRefusedError, FileNotFoundError):
-                (folder / name).unlink(missing_ok=True)
-            except BlockingIOError:
-                continue
+        if listeners:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.setblocking(False)
+                for name in listeners:
+                    ring_socket(sender, Path(short, name))
+
+
+def ring_socket(sender: socket.socket, listener: Path) -> None:
+    try:
+        sender.sendto(b"!", str(listener))
+    except (ConnectionRefusedError, FileNotFoundError):
+        listener.unlink(missing_ok=True)
+    except BlockingIOError:
+        return

@@ -3,9 +3,9 @@
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, NoReturn, TypeVar
 
 import structlog
 from sqlalchemy import Connection
@@ -17,16 +17,18 @@ MOST = 64
 
 Written = TypeVar("Written")
 Action = Callable[[Connection], Written]
+Outcome = Callable[[], Any]
+"""Returns what the action returned, or raises what it raised."""
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Wish:
-    """One write, and whoever waits for it."""
+    """One write; `outcome` is there once that is on the disk, or refused."""
 
     action: Action[Any]
-    done: Future[Any]
+    outcome: Outcome | None = None
 
 
 class Writer:
@@ -48,12 +50,12 @@ class Writer:
 
         The action may be run by another thread.
         """
-        wish = Wish(action, Future())
+        wish = Wish(action)
         self._wishes.put(wish)
         with self._turn:
-            while not wish.done.done():
+            while wish.outcome is None:
                 self._commit([self._wishes.get() for _ in range(min(MOST, self._wishes.qsize()))])
-        return wish.done.result()
+        return wish.outcome()
 
     def _commit(self, batch: Sequence[Wish]) -> None:
         """All or nothing on the disk; but one that fails by itself spares the others."""
@@ -63,7 +65,7 @@ class Writer:
                 outcomes = [(act if alone else attempt)(wish.action, connection) for wish in batch]
         except BaseException as error:  # nothing was stored: everybody is told so
             for wish in batch:
-                wish.done.set_exception(error)
+                wish.outcome = partial(refuse, error)
             if not isinstance(error, Exception):  # nobody may wait for ever because this thread was stopped
                 raise
             return
@@ -72,16 +74,19 @@ class Writer:
         except Exception as error:  # the writes are on the disk all the same
             log.error("a commit was not made known", exc_info=error)
         for wish, outcome in zip(batch, outcomes, strict=True):
-            outcome(wish.done)
+            wish.outcome = outcome
 
 
-def act(action: Action[Any], connection: Connection) -> Callable[[Future[Any]], None]:
-    """How the outcome is told once it is on the disk."""
+def act(action: Action[Any], connection: Connection) -> Outcome:
     written = action(connection)
-    return lambda done: done.set_result(written)
+    return lambda: written
 
 
-def attempt(action: Action[Any], connection: Connection) -> Callable[[Future[Any]], None]:
+def refuse(error: BaseException) -> NoReturn:
+    raise error
+
+
+def attempt(action: Action[Any], connection: Connection) -> Outcome:
     """`act` inside a savepoint, so that a refusal is told to the one whom it concerns.
 
     Raises:
@@ -94,7 +99,6 @@ def attempt(action: Action[Any], connection: Connection) -> Callable[[Future[Any
         if rolled_back(connection):
             raise
         savepoint.rollback()
-        refusal = error
-        return lambda done: done.set_exception(refusal)
+        return partial(refuse, error)
     savepoint.commit()
     return told
