@@ -26,9 +26,10 @@ WEIGHTS ?= tiny
 serve: setup
 	@.venv/bin/veraicon serve --weights $(WEIGHTS)
 
-# A process per core, four at most: much of a test is waiting, and torch's own threads would only be in its way. In the
-# order of their names files with few long tests come before those with many short ones, so that all cores end together.
-TEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# One process more than cores, four at most: much of a test is waiting, and torch's own threads would only be in its way.
+# In the order of their names, files with few long tests come before those with many short ones.
+PROCESSES := $(shell echo $$(( $$(nproc) < 3 ? $$(nproc) + 1 : 4 )))
+TEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 test: setup
 	@bash scripts/clients.sh
 	@$(TEST)
