@@ -79,11 +79,15 @@ def take_care(
                 log.info("pruned", requests=requests, files=files.prune(keep_s, queue.ledger.remove_old))
         except (SQLAlchemyError, OSError) as error:
             log.warning("cannot take care of the queue", error=type(error).__name__)
-            rescuing.put_off(hear_s)
 
 
 def rescue(queue: Queue, rescuing: Rhythm, hear_s: float) -> None:
-    moved = queue.rescue()
+    """Raises SQLAlchemyError. An object store that is away puts nothing off: workers could speak all the time."""
+    try:
+        moved = queue.rescue()
+    except SQLAlchemyError:
+        rescuing.put_off(hear_s)
+        raise
     if moved is None:
         rescuing.put_off(hear_s)
     elif moved:
