@@ -68,8 +68,7 @@ def take_care(
             rescuing.put_off(hear_s)
         looked_at = time.monotonic()
         try:
-            if rescuing.due():
-                rescue(queue, rescuing, hear_s)
+            rescue(queue, rescuing, hear_s)
             if promoting.due() and (promoted := queue.promote(low_wait_s)):
                 log.info("low-priority jobs made normal", count=promoted)
             if sweeping.due():
@@ -84,7 +83,7 @@ def take_care(
 def rescue(queue: Queue, rescuing: Rhythm, hear_s: float) -> None:
     """Raises SQLAlchemyError. An object store that is away puts nothing off: workers could speak all the time."""
     try:
-        moved = queue.rescue()
+        moved = queue.rescue() if queue.overdue() and rescuing.due() else 0
     except SQLAlchemyError:
         rescuing.put_off(hear_s)
         raise

@@ -204,6 +204,10 @@ class Queue:
 
     # From the caretaker's side
 
+    def overdue(self) -> bool:
+        """Whether the lease or start timeout of any job passed: a look, which tells that the database is there, too."""
+        return rescue.needed(self._store, None)
+
     def rescue(self, worker: str | None = None) -> int | None:
         """Give away or finish the jobs whose lease or start timeout passed, and all of `worker`, which is known dead.
 
